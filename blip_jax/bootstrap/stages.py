@@ -1,0 +1,300 @@
+"""The stages of the loop in order, each a finished artefact on disk.
+
+A stage whose artefact is there is not done again; a run that was killed carries on where it was.
+
+    workdir/
+      config.json                     what the run was asked to do; another config is refused
+      world/ or web.json, tokenizer/  what it learns from
+      round0/pretrain/                metrics, checkpoints, model/, evaluation.json
+      round0/captioner/, filter/      metrics, checkpoints, model/
+      round0/capfilt/                 scores, summary.json, bootstrapped.json
+      round1/pretrain/ ...
+      results.json, report.html
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from blip_jax.bootstrap.report import write_report
+from blip_jax.bootstrap.sources import Sources, open_sources, open_tokenizer
+from blip_jax.capfilt.score import CapFiltOptions, score_records
+from blip_jax.capfilt.select import select, summary
+from blip_jax.config import BlipConfig
+from blip_jax.data.pipeline import ImageTextOptions, train_dataset
+from blip_jax.data.records import Records, read_json
+from blip_jax.files import Progress, write_json
+from blip_jax.interop.initialisers import initialise
+from blip_jax.metrics.classification import precision_recall_at, roc_auc
+from blip_jax.model import CaptionOptions, Model, load, save
+from blip_jax.models.blip import Blip, Params
+from blip_jax.tasks import caption, retrieval
+from blip_jax.tasks.contrastive import Contrastive
+from blip_jax.tasks.pretrain import Pretrain
+from blip_jax.tokenizer import Tokenizer
+from blip_jax.train.loop import Run, train
+from blip_jax.train.state import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What every stage needs."""
+
+    config: ConfigDict
+    workdir: Path
+    sources: Sources
+    tokenizer: Tokenizer
+    model_config: BlipConfig
+
+    def initial_params(self) -> Params:
+        """Random parameters, with the pretrained towers the config names put in."""
+        blip = Blip(self.model_config)
+        params = jax.device_get(jax.jit(blip.init)(jax.random.key(self.config.seed)))
+        return initialise(params, self.config.init.vision, self.config.init.text)
+
+    def stage(
+        self,
+        folder: Path,
+        name: str,
+        settings: ConfigDict,
+        task: Task,
+        records: Records,
+        start: Callable[[], Params],
+    ) -> Model:
+        """Trains one model of the loop, or opens it where it is already finished."""
+        path = self.workdir / folder / "model"
+        if not path.exists():
+            task.check(settings.batch_size)
+            options = ImageTextOptions(
+                image_size=self.model_config.vision.image_size,
+                train=True,
+                **settings.data.to_dict(),
+            )
+            data = train_dataset(
+                records,
+                self.tokenizer,
+                options,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+            )
+            run = Run(self.workdir / folder, name, settings)
+            params = train(run, task, start(), data)
+            save(Model(params, self.model_config, self.tokenizer), path)
+        return load(path)
+
+    def pretrain(self, number: int, records: Records) -> Model:
+        """Pre-training of one round, from scratch: the paper's Table 13 found no better start."""
+        settings = self.config.pretrain
+        task = Pretrain(self.contrastive(settings))
+        folder = Path(f"round{number}/pretrain")
+        name = f"round {number} pre-train"
+        return self.stage(folder, name, settings, task, records, self.initial_params)
+
+    def captioner(self, number: int, base: Model) -> Model:
+        """LM on the clean set."""
+        settings = self.config.captioner
+        task = caption.Caption(Blip(self.model_config))
+        folder = Path(f"round{number}/captioner")
+        name = f"round {number} captioner"
+        return self.stage(folder, name, settings, task, self.sources.clean, lambda: base.params)
+
+    def filter(self, number: int, base: Model) -> Model:
+        """ITC + ITM on the clean set, apart from the captioner (paper Table 4)."""
+        settings = self.config.filter
+        task = retrieval.Retrieval(self.contrastive(settings))
+        folder = Path(f"round{number}/filter")
+        name = f"round {number} filter"
+        return self.stage(folder, name, settings, task, self.sources.clean, lambda: base.params)
+
+    def contrastive(self, settings: ConfigDict) -> Contrastive:
+        """The ITC and ITM settings of a stage."""
+        return Contrastive(Blip(self.model_config), **settings.objective.to_dict())
+
+    def score(self, number: int, captioner: Model, matcher: Model) -> list[dict[str, Any]]:
+        """CapFilt's passes over the whole web set."""
+        settings = self.config.capfilt
+        options = CapFiltOptions(
+            caption=CaptionOptions(**settings.caption.to_dict()),
+            seed=self.config.seed,
+            max_tokens=self.config.pretrain.data.max_tokens,
+            batch_size=settings.batch_size,
+        )
+        folder = self.workdir / f"round{number}" / "capfilt"
+        with bar(f"round {number} CapFilt", "image") as progress:
+            rows = score_records(
+                self.sources.web, captioner, matcher, folder, options, progress
+            )
+        facts = summary(rows, settings.threshold) | truth_summary(
+            rows, self.sources, settings.threshold
+        )
+        write_json(folder / "summary.json", facts)
+        return rows
+
+    def bootstrapped(self, number: int, rows: list[dict[str, Any]], **choice: bool) -> Records:
+        """The texts that stay, as a BLIP JSON list on disk, joined with the clean set."""
+        path = self.workdir / f"round{number}" / "capfilt" / "bootstrapped.json"
+        kept = select(rows, threshold=self.config.capfilt.threshold, **choice)
+        for row in kept:
+            row["image"] = os.path.relpath(row["image"], path.parent)
+        write_json(path, kept)
+        return read_json(path) + self.sources.clean
+
+    def evaluate(self, number: int, model: Model) -> dict[str, Any]:
+        """A pre-trained model on the held-out split; kept beside it."""
+        path = self.workdir / f"round{number}" / "pretrain" / "evaluation.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        settings, val = self.config.evaluate, self.sources.val
+        options = CaptionOptions(**settings.caption.to_dict())
+        with bar(f"round {number} evaluate captions", "image") as progress:
+            scores, captions = caption.evaluate(
+                model, val, options, settings.batch_size, progress
+            )
+        with bar(f"round {number} evaluate retrieval", "pair") as progress:
+            scores |= retrieval.evaluate(
+                model,
+                val,
+                max_tokens=self.config.pretrain.data.max_tokens,
+                top_k=settings.top_k,
+                batch_size=settings.batch_size,
+                progress=progress,
+            )
+        judged = [self.sources.is_true(r.image_id, c) for r, c in zip(val, captions, strict=True)]
+        if None not in judged:
+            scores["caption_truth"] = sum(judged) / len(judged)
+        evaluation = {"scores": scores, "captions": captions}
+        write_json(path, evaluation)
+        return evaluation
+
+
+class bar:
+    """A progress bar that follows (done, total) calls."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        self._bar = tqdm(desc=name, unit=unit, dynamic_ncols=True)
+
+    def __enter__(self) -> Progress:
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _update(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def truth_summary(
+    rows: list[dict[str, Any]], sources: Sources, threshold: float
+) -> dict[str, Any]:
+    """What the filter and the captioner were worth, where the truth is known.
+
+    `caught` is the share under the threshold by kind of text; the `true_share`s are the shares of
+    right texts among the web texts, the synthetic ones, and all that were kept.
+    """
+    known = [r for r in rows if r["status"] == "ok" and r["image_id"] in (sources.truth or {})]
+    if not known:
+        return {}
+    truth = [sources.truth[r["image_id"]] for r in known]
+    labels, scores = [t["true"] for t in truth], [r["web_itm"] for r in known]
+    precision, recall = precision_recall_at(scores, labels, threshold)
+    kinds = sorted({t["kind"] for t in truth})
+    caught = {
+        kind: mean(s < threshold for s, t in zip(scores, truth, strict=True) if t["kind"] == kind)
+        for kind in kinds
+    }
+    facts = {
+        "auc": roc_auc(scores, labels),
+        "precision": precision,
+        "recall": recall,
+        "caught": caught,
+        "web_true_share": mean(labels),
+    }
+    judged = [
+        (sources.is_true(r["image_id"], text), itm)
+        for r in known
+        for text, itm in zip(r["syn_text"], r["syn_itm"], strict=True)
+    ]
+    if all(true is not None for true, _ in judged):
+        kept = [t for t, s in zip(labels, scores, strict=True) if s >= threshold]
+        kept += [true for true, itm in judged if itm >= threshold]
+        facts["synthetic_true_share"] = mean(true for true, _ in judged)
+        facts["kept_true_share"] = mean(kept)
+    return facts
+
+
+def mean(values: Any) -> float:
+    """Mean of any iterable of numbers, 0 of none."""
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def open_loop(config: ConfigDict, workdir: Path) -> Loop:
+    """Claims the workdir for the config and gets data and tokenizer ready.
+
+    Raises:
+      ValueError: the workdir belongs to another config; the differing keys are named.
+    """
+    claim(config, workdir)
+    with bar("data", "image") as progress:
+        sources = open_sources(config, workdir, progress)
+    tokenizer = open_tokenizer(config, sources, workdir)
+    model_config = BlipConfig.from_dict(config.model.to_dict())
+    text = dataclasses.replace(
+        model_config.text,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        cls_id=tokenizer.cls_id,
+        sep_id=tokenizer.sep_id,
+        dec_id=tokenizer.dec_id,
+        enc_id=tokenizer.enc_id,
+    )
+    return Loop(config, workdir, sources, tokenizer, dataclasses.replace(model_config, text=text))
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Writes config.json into a new workdir; in an old one, checks that it is the same."""
+    path = workdir / "config.json"
+    asked = json.loads(json.dumps(config.to_dict()))
+    if not path.exists():
+        write_json(path, asked)
+        return
+    found = json.loads(path.read_text())
+    if found != asked:
+        old, new = flat(found), flat(asked)
+        differ = sorted(k for k in old | new if old.get(k) != new.get(k))
+        raise ValueError(
+            f"{workdir} was begun with another config ({', '.join(differ[:5])} differ); "
+            "give the same config to carry on, or another --workdir"
+        )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"a.b": value}."""
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        items |= inner if inner is not None else {prefix + key: value}
+    return items
+
+
+def bootstrap(config: ConfigDict, workdir: Path) -> Path:
+    """Runs every stage that is not done yet; returns the path of the report."""
+    workdir = Path(workdir).absolute()
+    loop = open_loop(config, workdir)
+    records = loop.sources.web + loop.sources.clean
+    for number in range(config.rounds + 1):
+        model = loop.pretrain(number, records)
+        loop.evaluate(number, model)
+        if number < config.rounds:
+            captioner, matcher = loop.captioner(number, model), loop.filter(number, model)
+            rows = loop.score(number, captioner, matcher)
+            records = loop.bootstrapped(number, rows)
+    return write_report(config, workdir, loop.sources)

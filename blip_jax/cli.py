@@ -1,0 +1,134 @@
+"""One console script, `blip-jax`. Exit codes: 0 done, 1 the job failed, 2 the user's mistake."""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+USAGE = """usage: blip-jax COMMAND [flags]
+
+  bootstrap --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
+      pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
+  train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
+      the first pre-training alone
+  caption --model DIR IMAGE...
+      write a caption for each image
+"""
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one sentence."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command and exits with its code."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for chatty in ("absl", "orbax", "jax", "grain"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        command(argv)
+    except (UserError, ValueError, FileNotFoundError, flags.Error) as error:
+        print(f"blip-jax: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, OSError) as error:
+        print(f"blip-jax: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("blip-jax: stopped; the same command carries on", file=sys.stderr)
+        sys.exit(130)
+
+
+def command(argv: list[str]) -> None:
+    """Finds the command and hands it its flags."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "bootstrap": run_bootstrap,
+        "train": run_train,
+        "caption": run_caption,
+    }
+    if argv[0] not in commands:
+        raise UserError(f"no command {argv[0]!r}{nearest(argv[0], commands)}; see blip-jax --help")
+    commands[argv[0]](argv[1:])
+
+
+def nearest(name: str, names: object) -> str:
+    """', did you mean X?' where something is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
+
+
+def run_bootstrap(argv: list[str]) -> None:
+    """blip-jax bootstrap."""
+    config, workdir = parse_config(argv)
+    compilation_cache()
+    from blip_jax.bootstrap.stages import bootstrap
+
+    print(f"report: {bootstrap(config, workdir)}")
+
+
+def run_train(argv: list[str]) -> None:
+    """blip-jax train."""
+    config, workdir = parse_config(argv)
+    compilation_cache()
+    from blip_jax.bootstrap.stages import open_loop
+
+    loop = open_loop(config, workdir.absolute())
+    loop.pretrain(0, loop.sources.web + loop.sources.clean)
+    print(f"model: {workdir / 'round0/pretrain/model'}")
+
+
+def run_caption(argv: list[str]) -> None:
+    """blip-jax caption."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model", None, "model folder", flag_values=values, required=True)
+    flags.DEFINE_enum(
+        "method", "beam", ["greedy", "nucleus", "beam"], "decoding", flag_values=values
+    )
+    images = values(["blip-jax caption", *argv])[1:]
+    if not images:
+        raise UserError("caption needs at least one image file")
+    from blip_jax.model import load
+
+    captions = load(values.model).caption(images, method=values.method)
+    for path, best in zip(images, captions, strict=True):
+        print(f"{path}\t{best[0]}")
+
+
+def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:
+    """--config, its overrides and --workdir.
+
+    Raises:
+      UserError: a flag or a config key that does not exist, with the nearest that does.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    try:
+        rest = values(["blip-jax", *argv])[1:]
+        config = values.config
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"unknown config key: {error.args[0]}") from error
+    except flags.UnrecognizedFlagError as error:
+        hint = nearest(error.flagname, values)
+        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}")
+    if config is None or values.workdir is None:
+        raise UserError("--config and --workdir are both needed")
+    return config, Path(values.workdir)
+
+
+def compilation_cache() -> None:
+    """Keeps compiled programs between runs and stages, so that a restart does not pay again."""
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path.home() / ".cache/blip_jax/xla"
+    jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,0 +1,1 @@
+"""Reading, cleaning, augmenting and batching image-text data, on the host with NumPy."""

@@ -1,0 +1,87 @@
+"""Opening images safely, and the square uint8 arrays that models take."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# CLIP's statistics, which BLIP uses (configs and data/__init__.py); applied on the device.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 40_000_000
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message names it and says why."""
+
+
+def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """The first frame of a JPEG, PNG or WebP, a PIL image or a uint8 array, as PIL RGB.
+
+    Arrays are [H, W] or [H, W, 3]. As in BLIP, alpha is dropped and EXIF rotation is not
+    applied. The size is checked before any pixel is decoded.
+
+    Raises:
+      ImageError: missing, of another format, damaged, truncated, or over 40 megapixels.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "The given image")
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source), "The given bytes")
+    try:
+        with open(source, "rb") as file:
+            return _read(file, str(source))
+    except OSError as error:
+        raise ImageError(f"{source} cannot be opened: {error.strerror}.") from error
+
+
+def resize_square(image: Image.Image, size: int) -> Image.Image:
+    """Bicubic squash to size x size, without a crop (BLIP's test transform)."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] of an RGB image."""
+    return np.array(image, np.uint8)
+
+
+def _read(file: io.BufferedIOBase, name: str) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels.") from error
+    except Exception as error:  # damaged headers raise errors of many kinds
+        raise ImageError(f"{name} is not a readable JPEG, PNG or WebP image.") from error
+    return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name} has {width}x{height} pixels, more than {MAX_PIXELS}.")
+    if width * height == 0:
+        raise ImageError(f"{name} has no pixels.")
+    try:
+        image.load()
+        if image.mode.startswith("I"):  # 16-bit grey, which convert would clip to white
+            image = Image.fromarray((np.asarray(image, np.uint32) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+    except Exception as error:  # decoders raise errors of many kinds on damaged data
+        raise ImageError(f"{name} is damaged or truncated ({error}).") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape_ok = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)
+    if array.dtype != np.uint8 or not shape_ok:
+        raise ImageError(
+            f"An image array must be uint8 [H, W] or [H, W, 3], "
+            f"not {array.dtype} {list(array.shape)}."
+        )
+    return _decode(Image.fromarray(array), "The given array")

@@ -1,0 +1,281 @@
+"""BLIP: one parameter tree, and the functions that look at it.
+
+`params` is a plain nested dict::
+
+    vision/                 the ViT
+    text/embeddings/        shared
+    text/blocks/            stacked on a leading layer axis
+        encoder_attention/  self-attention of the encoder view
+        decoder_attention/  self-attention of the decoder view
+        cross_attention/    shared
+        mlp/                shared
+    text/lm_head/           transform, norm and bias; the output matrix is the word embedding
+    vision_proj/ text_proj/ itm_head/ temperature
+
+Sharing is what `encoder_view` and `decoder_view` pick from it, and nothing else.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from blip_jax.config import BlipConfig
+from blip_jax.models.layers import normal
+from blip_jax.models.med import (
+    DecodingTransformer,
+    KeysValues,
+    LmHead,
+    TextTransformer,
+)
+from blip_jax.models.vit import VisionTransformer
+
+Params = dict[str, Any]
+
+INITIAL_TEMPERATURE = 0.07
+
+# CLIP's statistics, which BLIP uses whatever its ViT was trained with.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def normalise(pixels: jax.Array) -> jax.Array:
+    """uint8 [..., 3] -> float32, CLIP-normalised."""
+    shape = (1,) * (pixels.ndim - 1) + (3,)
+    mean, std = (jnp.asarray(x).reshape(shape) for x in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels.astype(jnp.float32) / 255 - mean) / std
+
+
+def view(text: Params, role: str) -> Params:
+    """What the `role` ("encoder" or "decoder") sees of a text tree: its own self-attention.
+
+    A tree that shares everything, or that belongs to one role alone, holds `attention` instead
+    of `encoder_attention` and `decoder_attention`.
+    """
+    blocks = text["blocks"]
+    own = blocks[f"{role}_attention"] if f"{role}_attention" in blocks else blocks["attention"]
+    shared = {name: blocks[name] for name in ("cross_attention", "mlp") if name in blocks}
+    return text | {"blocks": {"attention": own, **shared}}
+
+
+def encoder_view(params: Params) -> Params:
+    """{embeddings, blocks} of the unimodal and of the image-grounded encoder."""
+    return view(params["text"], "encoder")
+
+
+def decoder_view(params: Params) -> Params:
+    """{embeddings, blocks, lm_head} of the image-grounded decoder."""
+    return view(params.get("text_decoder", params["text"]), "decoder")
+
+
+def unimodal_part(params: Params) -> Params:
+    """The sub-tree that ITC needs, and the momentum teacher holds."""
+    text = encoder_view(params)
+    return {
+        "vision": params["vision"],
+        "text": {
+            "embeddings": text["embeddings"],
+            "blocks": {k: text["blocks"][k] for k in ("attention", "mlp")},
+        },
+        "vision_proj": params["vision_proj"],
+        "text_proj": params["text_proj"],
+    }
+
+
+def linear(params: Params, x: jax.Array) -> jax.Array:
+    """x [..., I] -> [..., O] in float32: the heads are small and feed losses."""
+    y = x.astype(jnp.float32) @ params["kernel"]
+    return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """L2-normalised along the last axis, as `F.normalize`."""
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-24))
+    return x / norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Blip:
+    """The pure functions of a BLIP. Holds no parameters; hashable, so a static argument of jit.
+
+    Shapes: B images or texts, T text tokens, S image tokens, W widths, L layers, H heads.
+    `rng` is a dropout key; None evaluates.
+    """
+
+    config: BlipConfig
+
+    @functools.cached_property
+    def _vision(self) -> VisionTransformer:
+        return VisionTransformer(self.config)
+
+    @functools.cached_property
+    def _text(self) -> TextTransformer:
+        return TextTransformer(self.config)
+
+    def init(self, rng: jax.Array) -> Params:
+        """Random parameters: N(0, 0.02) kernels, zero biases (original's `_init_weights`)."""
+        c = self.config
+        keys = iter(jax.random.split(rng, 12))
+        image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3))
+        ids = jnp.zeros((1, 2), jnp.int32)
+        tokens = jnp.zeros((1, c.vision.tokens, c.vision.width), c.dtype)
+
+        def text_tree() -> Params:
+            return self._text.init(next(keys), ids, ids, tokens)["params"]
+
+        def linear_tree(width: int, features: int) -> Params:
+            kernel = normal(next(keys), (width, features))
+            return {"kernel": kernel, "bias": jnp.zeros(features)}
+
+        text = text_tree()
+        head = LmHead(c.text, c.dtype)
+        head_in = jnp.zeros((1, c.text.width), c.dtype)
+        lm_head = head.init(next(keys), head_in, text["embeddings"]["word"])["params"]
+        params = {
+            "vision": self._vision.init(next(keys), image)["params"],
+            "text": text,
+            "vision_proj": linear_tree(c.vision.width, c.embed_dim),
+            "text_proj": linear_tree(c.text.width, c.embed_dim),
+            "itm_head": linear_tree(c.text.width, 2),
+            "temperature": jnp.float32(INITIAL_TEMPERATURE),
+        }
+        if c.sharing == "none":
+            params["text_decoder"] = text_tree() | {"lm_head": lm_head}
+            return params
+        text["lm_head"] = lm_head
+        if c.sharing == "all_but_self_attention":
+            own = text["blocks"].pop("attention")
+            text["blocks"]["encoder_attention"] = own
+            text["blocks"]["decoder_attention"] = text_tree()["blocks"]["attention"]
+        return params
+
+    def image_tokens(
+        self, params: Params, images: jax.Array, rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Images [B, H, W, 3], uint8 pixels or floats already normalised -> tokens [B, S, W]."""
+        return self._vision.apply(
+            {"params": params["vision"]},
+            normalise(images) if images.dtype == jnp.uint8 else images,
+            deterministic=rng is None,
+            rngs={} if rng is None else {"dropout": rng},
+        )
+
+    def image_embeds(self, params: Params, image_tokens: jax.Array) -> jax.Array:
+        """Image tokens -> unit vectors [B, E] of the joint space, float32."""
+        return unit(linear(params["vision_proj"], image_tokens[:, 0]))
+
+    def text_embeds(
+        self,
+        params: Params,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Texts that begin with [CLS], int [B, T] -> unit vectors [B, E], float32."""
+        hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)[0]
+        return unit(linear(params["text_proj"], hidden[:, 0]))
+
+    def match_logits(
+        self,
+        params: Params,
+        image_tokens: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC]."""
+        view = encoder_view(params)
+        hidden = self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
+        return linear(params["itm_head"], hidden[:, 0])
+
+    def lm_logits(
+        self,
+        params: Params,
+        image_tokens: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Next-token logits [B, T, V], float32. Texts begin with [DEC]."""
+        view = decoder_view(params)
+        hidden = self._encode(view, input_ids, attention_mask, image_tokens, rng, causal=True)[0]
+        return self._head(view, hidden)
+
+    def prefill(
+        self,
+        params: Params,
+        image_tokens: jax.Array,
+        prompt: jax.Array,
+        prompt_length: jax.Array,
+        max_new_tokens: int,
+    ) -> tuple[jax.Array, KeysValues, KeysValues]:
+        """Runs right-padded prompts [B, P] through the decoder, ready for `decode`.
+
+        Rows may have different lengths: what padding writes into the cache lies behind every
+        position a row may see, until a generated token overwrites it.
+
+        Returns:
+          The logits [B, V] after each row's prompt; the cross-attention keys and values
+          [L, B, S, H, D]; the cache [L, B, 1, P + max_new_tokens, H, D].
+        """
+        view = decoder_view(params)
+        mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
+        hidden, cache = self._encode(view, prompt, mask, image_tokens, None, causal=True)
+        last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
+        room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
+        cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
+        cross = cross_keys_values(view, image_tokens, self.config.text.heads)
+        return self._head(view, last), cross, cache
+
+    def decode(
+        self,
+        params: Params,
+        cross: KeysValues,
+        tokens: jax.Array,
+        position: jax.Array,
+        cache: KeysValues,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Feeds tokens [B, K] at position [B]; returns logits [B, K, V] and the new cache."""
+        view = decoder_view(params)
+        tree = {name: view[name] for name in ("embeddings", "blocks")}
+        module = DecodingTransformer(self.config)
+        hidden, cache = module.apply({"params": tree}, tokens, position, cross, cache)
+        return self._head(view, hidden), cache
+
+    def _encode(
+        self,
+        view: Params,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        image_tokens: jax.Array | None,
+        rng: jax.Array | None,
+        causal: bool = False,
+    ) -> tuple[jax.Array, KeysValues]:
+        return self._text.apply(
+            {"params": {name: view[name] for name in ("embeddings", "blocks")}},
+            input_ids,
+            attention_mask,
+            image_tokens,
+            causal=causal,
+            deterministic=rng is None,
+            rngs={} if rng is None else {"dropout": rng},
+        )
+
+    def _head(self, view: Params, hidden: jax.Array) -> jax.Array:
+        head = LmHead(self.config.text, self.config.dtype)
+        return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
+
+
+def cross_keys_values(view: Params, image_tokens: jax.Array, heads: int) -> KeysValues:
+    """Image keys and values of every layer at once: [B, S, W] -> two of [L, B, S, H, D]."""
+    cross = view["blocks"]["cross_attention"]
+
+    def project(name: str) -> jax.Array:
+        kernel, bias = cross[name]["kernel"], cross[name]["bias"]
+        y = jnp.einsum("bsi,lio->lbso", image_tokens, kernel.astype(image_tokens.dtype))
+        y = y + bias[:, None, None].astype(y.dtype)
+        return y.reshape(*y.shape[:-1], heads, -1)
+
+    return project("key"), project("value")

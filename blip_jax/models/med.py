@@ -1,0 +1,186 @@
+"""The text tower: MED, a BERT that encodes, grounds and decodes (the original's `models/med.py`).
+
+One module serves three uses of one text transformer (paper section 3.1):
+
+* unimodal encoder: no image, bidirectional attention;
+* image-grounded encoder: cross-attention, bidirectional attention;
+* image-grounded decoder: cross-attention, causal attention.
+
+`blip_jax.models.blip` says which parameters each use sees.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from blip_jax.config import BlipConfig, Dtype, TextConfig
+from blip_jax.models.layers import Attention, Mlp, Norm, dense, normal, stacked
+
+KeysValues = tuple[jax.Array, jax.Array]
+
+
+class TextEmbeddings(nn.Module):
+    """Word plus position embeddings, normalised. Ids [B, T] -> [B, T, width]."""
+
+    config: TextConfig
+    dtype: Dtype
+
+    def setup(self) -> None:
+        c = self.config
+        self.word = self.param("word", normal, (c.vocab_size, c.width))
+        self.position = self.param("position", normal, (c.max_positions, c.width))
+        self.norm = Norm(c.norm_eps, self.dtype)
+        self.drop = nn.Dropout(c.dropout)
+
+    def __call__(
+        self, input_ids: jax.Array, positions: jax.Array, deterministic: bool
+    ) -> jax.Array:
+        x = self.word[input_ids] + self.position[positions]
+        return self.drop(self.norm(x), deterministic=deterministic)
+
+
+class TextBlock(nn.Module):
+    """Post-LN block: self-attention, cross-attention if there is an image, MLP."""
+
+    config: TextConfig
+    dtype: Dtype
+    deterministic: bool
+
+    def setup(self) -> None:
+        c = self.config
+        heads = (c.width, c.heads, c.norm_eps, self.dtype, c.attention_dropout)
+        self.attention = Attention(*heads)
+        self.cross_attention = Attention(*heads)
+        self.mlp = Mlp(c.width, c.mlp_width, c.norm_eps, self.dtype)
+        self.drop = nn.Dropout(c.dropout)
+
+    def __call__(
+        self, x: jax.Array, image: jax.Array | None, mask: jax.Array
+    ) -> tuple[jax.Array, KeysValues]:
+        """x [B, T, W], image tokens [B, S, W'], mask -> x, self-attention keys and values."""
+        keys_values = self.attention.keys_values(x)
+        x = self.add(self.attention, x, self.attend(self.attention, x, keys_values, mask))
+        if image is not None:
+            cross = self.cross_attention.keys_values(image)
+            x = self.add(self.cross_attention, x, self.attend(self.cross_attention, x, cross))
+        return self.add(self.mlp, x, self.mlp(x)), keys_values
+
+    def attend(
+        self,
+        attention: Attention,
+        x: jax.Array,
+        keys_values: KeysValues,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        return attention(x, keys_values, mask, self.deterministic)
+
+    def add(self, branch: Attention | Mlp, x: jax.Array, h: jax.Array) -> jax.Array:
+        """norm(x + dropout(h)), with the norm of the branch that h came from."""
+        return branch.norm(x + self.drop(h, deterministic=self.deterministic))
+
+
+class DecodingBlock(TextBlock):
+    """The same block for one new token in each of K beams, over a static cache.
+
+    The beams of an image share its cross-attention keys and values: they attend to them as K
+    query positions would.
+    """
+
+    def __call__(
+        self, x: jax.Array, layer: tuple[KeysValues, KeysValues], position: jax.Array
+    ) -> tuple[jax.Array, KeysValues]:
+        """x [B, K, W]; cross [B, S, H, D]; cache [B, K, T, H, D]; position [B] -> x, cache."""
+        cross, cache = layer
+        slots = jnp.arange(cache[0].shape[2])
+        write = (slots[None] == position[:, None])[:, None, :, None, None]
+        new = self.attention.keys_values(x)
+        cache = tuple(
+            jnp.where(write, n[:, :, None], c) for n, c in zip(new, cache, strict=True)
+        )
+        rows = x.shape[0] * x.shape[1]
+        mask = jnp.repeat(slots[None] <= position[:, None], x.shape[1], axis=0)[:, None, None]
+        flat = tuple(c.reshape(rows, *c.shape[2:]) for c in cache)
+        h = self.attend(self.attention, x.reshape(rows, 1, -1), flat, mask)
+        x = self.add(self.attention, x, h.reshape(x.shape))
+        x = self.add(self.cross_attention, x, self.attend(self.cross_attention, x, cross))
+        return self.add(self.mlp, x, self.mlp(x)), cache
+
+
+class TextTransformer(nn.Module):
+    """A view of the text tower over whole texts; `params` = {embeddings, blocks}."""
+
+    config: BlipConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        image: jax.Array | None = None,
+        *,
+        causal: bool = False,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, KeysValues]:
+        """Encodes texts.
+
+        Args:
+          input_ids, attention_mask: int [B, T], right-padded.
+          image: tokens [B, S, W'], or None for the unimodal encoder.
+          causal: True for the decoder.
+          deterministic: False drops out, with the "dropout" rng.
+
+        Returns:
+          Hidden states [B, T, W] and the self-attention keys and values [L, B, T, H, D].
+        """
+        length = input_ids.shape[1]
+        if length > self.config.text.max_positions:
+            raise ValueError(
+                f"texts of {length} tokens do not fit text.max_positions "
+                f"{self.config.text.max_positions}"
+            )
+        mask = attention_mask.astype(bool)[:, None, None, :]
+        if causal:
+            mask = mask & jnp.tril(jnp.ones((1, 1, length, length), bool))
+        embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
+        x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
+        c = self.config
+        axes = (nn.broadcast, nn.broadcast)
+        blocks = stacked(TextBlock, c, length=c.text.depth, in_axes=axes)
+        return blocks(c.text, c.dtype, deterministic, name="blocks")(x, image, mask)
+
+
+class DecodingTransformer(nn.Module):
+    """The decoder view, one token a beam at a time; `params` = {embeddings, blocks}."""
+
+    config: BlipConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens: jax.Array, position: jax.Array, cross: KeysValues, cache: KeysValues
+    ) -> tuple[jax.Array, KeysValues]:
+        """Feeds tokens [B, K] at position [B].
+
+        cross is [L, B, S, H, D] and cache [L, B, K, T, H, D]. Returns the hidden states
+        [B, K, W] and the cache with the new keys and values written at `position`.
+        """
+        embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
+        x = embeddings(tokens, position[:, None], True)
+        c = self.config
+        blocks = stacked(DecodingBlock, c, length=c.text.depth, in_axes=(0, nn.broadcast))
+        return blocks(c.text, c.dtype, True, name="blocks")(x, (cross, cache), position)
+
+
+class LmHead(nn.Module):
+    """Hidden states [..., W] -> logits [..., V], float32; the output matrix is `word` [V, W]."""
+
+    config: TextConfig
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
+        c = self.config
+        bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+        x = nn.gelu(dense(c.width, self.dtype, "transform")(x), approximate=False)
+        x = Norm(c.norm_eps, self.dtype, name="norm")(x)
+        logits = (x @ word.T.astype(x.dtype)).astype(jnp.float32)
+        return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))

@@ -1,0 +1,69 @@
+"""Captioning: LM after a prompt (`models/blip.py`). CapFilt's captioner is made by it."""
+
+import dataclasses
+
+import jax
+
+from blip_jax import losses
+from blip_jax.data.pipeline import eval_batches
+from blip_jax.data.records import Records
+from blip_jax.files import Progress, silent
+from blip_jax.metrics.bleu import bleu
+from blip_jax.metrics.cider import cider
+from blip_jax.metrics.tokenize import tokenize
+from blip_jax.model import CaptionOptions, Model, seed_keys, write_captions
+from blip_jax.models.blip import Blip, Params
+from blip_jax.tasks.contrastive import Batch, Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """LM over prompt and caption; `prompt_length` tokens, the first among them, are given."""
+
+    model: Blip
+
+    def check(self, batch_size: int) -> None:
+        """Any batch will do."""
+
+    def init_memory(self, params: Params) -> Memory:
+        """Captioning remembers nothing between steps."""
+        return {}
+
+    def loss(
+        self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:
+        """LM loss; the memory, unchanged; metrics."""
+        image_rng, text_rng = jax.random.split(rng)
+        mask = batch["attention_mask"]
+        ids = batch["input_ids"].at[:, 0].set(self.model.config.text.dec_id)
+        tokens = self.model.image_tokens(params, batch["image"], image_rng)
+        logits = self.model.lm_logits(params, tokens, ids, mask, text_rng)
+        loss = losses.lm(logits, ids, mask, batch["prompt_length"])
+        return loss, (memory, {"loss_lm": loss})
+
+
+def evaluate(
+    model: Model,
+    records: Records,
+    options: CaptionOptions,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> tuple[dict[str, float], list[str]]:
+    """Captions every readable image and compares with its references.
+
+    Returns:
+      CIDEr and BLEU-4 as fractions, and one caption a record ("" where the image was broken).
+    """
+    written: list[str] = []
+    size = model.config.vision.image_size
+    for images, status, chosen in eval_batches(records, size, batch_size):
+        keys = seed_keys(range(len(chosen)))
+        ids, _ = write_captions(model, images, keys, options)
+        texts = [row[0] for row in model.texts(ids)]
+        written += [t if s == "ok" else "" for t, s in zip(texts, status, strict=False)]
+        progress(len(written), len(records))
+    pairs = [(w, r) for w, r in zip(written, records, strict=True) if w]
+    candidates = [tokenize(w) for w, _ in pairs]
+    references = [[tokenize(c) for c in r.captions] for _, r in pairs]
+    scores = {"cider": cider(candidates, references)[0], "bleu4": bleu(candidates, references)[3]}
+    return scores, written

@@ -1,0 +1,175 @@
+"""What pre-training and retrieval share: momentum teacher, feature queues, ITC and ITM."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from blip_jax import losses
+from blip_jax.models.blip import Blip, Params, unimodal_part
+
+Batch = dict[str, jax.Array]
+Memory = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive:
+    """Settings of ITC and ITM, and the two losses over a batch.
+
+    `group` is the number of consecutive rows among which hard negatives are drawn, 0 for the
+    whole batch. `alpha` ramps up linearly over `alpha_ramp_steps`.
+    """
+
+    model: Blip
+    queue_size: int = 57600
+    momentum: float = 0.995
+    alpha: float = 0.4
+    alpha_ramp_steps: int = 0
+    group: int = 0
+
+    def check(self, batch_size: int) -> None:
+        """Raises ValueError where the batch cannot be cut into groups of two or more."""
+        group = self.group or batch_size
+        if group < 2 or batch_size % group:
+            raise ValueError(
+                f"objective.group {group} must be at least 2 and divide batch_size {batch_size}: "
+                "hard negatives are drawn inside groups"
+            )
+
+    def init_memory(self, params: Params) -> Memory:
+        """The teacher, a copy of the student, and empty queues."""
+        shape = (self.queue_size, self.model.config.embed_dim)
+        return {
+            "teacher": jax.tree.map(jnp.copy, unimodal_part(params)),
+            "queue": {
+                "image": jnp.zeros(shape),
+                "text": jnp.zeros(shape),
+                "image_index": jnp.full(self.queue_size, -1, jnp.int32),
+                "count": jnp.zeros((), jnp.int32),  # ever enqueued; the pointer is count mod Q
+            },
+        }
+
+    def __call__(
+        self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array, Memory, dict[str, jax.Array]]:
+        """ITC and ITM over a batch.
+
+        Args:
+          params: the student.
+          memory: teacher and queues before this step.
+          batch: image [B, H, W, 3], input_ids with [CLS] first and attention_mask [B, T],
+            image_index int32 [B], equal for pairs of one image.
+          rng: dropout and draws of this step.
+          step: for the ramp of alpha.
+
+        Returns:
+          {"itc", "itm"} losses, the online image tokens [B, S, W], the memory after the step,
+          and metrics.
+        """
+        keys = jax.random.split(rng, 6)
+        ids, mask, own = batch["input_ids"], batch["attention_mask"], batch["image_index"]
+        temperature = params["temperature"]
+        alpha = self.alpha * jnp.minimum(1.0, step / max(self.alpha_ramp_steps, 1))
+        queue = memory["queue"]
+
+        tokens = self.model.image_tokens(params, batch["image"], keys[0])
+        image = self.model.image_embeds(params, tokens)
+        text = self.model.text_embeds(params, ids, mask, keys[1])
+        teacher, teacher_image, teacher_text = self.teach(params, memory["teacher"], batch, keys[2])
+
+        candidates = jnp.concatenate([own, queue["image_index"]])
+        loss_itc, i2t, t2i = losses.itc(
+            image,
+            text,
+            teacher_image,
+            teacher_text,
+            jnp.concatenate([teacher_image, queue["image"]]),
+            jnp.concatenate([teacher_text, queue["text"]]),
+            own[:, None] == candidates[None],
+            candidates >= 0,
+            temperature,
+            alpha,
+        )
+        in_batch = [jax.lax.stop_gradient(x[:, : ids.shape[0]]) for x in (i2t, t2i)]
+        itm, itm_metrics = self.match(params, tokens, batch, in_batch, keys[3:])
+        memory = {"teacher": teacher, "queue": enqueue(queue, teacher_image, teacher_text, own)}
+        metrics = itm_metrics | {
+            "alpha": alpha,
+            "temperature": temperature,
+            "recall_i2t": in_batch_recall(in_batch[0], own),
+            "recall_t2i": in_batch_recall(in_batch[1], own),
+            "teacher_cosine_image": jnp.mean(jnp.sum(image * teacher_image, -1)),
+            "teacher_cosine_text": jnp.mean(jnp.sum(text * teacher_text, -1)),
+        }
+        return {"itc": loss_itc, "itm": itm}, tokens, memory, metrics
+
+    def teach(
+        self, params: Params, teacher: Params, batch: Batch, rng: jax.Array
+    ) -> tuple[Params, jax.Array, jax.Array]:
+        """Moves the teacher towards the student, then asks it for its features [B, E].
+
+        Before, not after: the original updates its momentum encoders first in every forward.
+        """
+        student = jax.lax.stop_gradient(unimodal_part(params))
+        teacher = optax.incremental_update(student, teacher, 1 - self.momentum)
+        image_rng, text_rng = jax.random.split(rng)
+        tokens = self.model.image_tokens(teacher, batch["image"], image_rng)
+        image = self.model.image_embeds(teacher, tokens)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        text = self.model.text_embeds(teacher, ids, mask, text_rng)
+        return teacher, jax.lax.stop_gradient(image), jax.lax.stop_gradient(text)
+
+    def match(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        batch: Batch,
+        in_batch: list[jax.Array],
+        keys: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """ITM over each pair, its text with a hard image, and its image with a hard text."""
+        mask, own = batch["attention_mask"], batch["image_index"]
+        ids = batch["input_ids"].at[:, 0].set(self.model.config.text.enc_id)
+        size = ids.shape[0]
+        same = own[:, None] == own[None]
+        group = self.group or size
+        i2t, t2i = in_batch
+        hard_image, has_image = losses.hard_negatives(keys[0], t2i, same, group)
+        hard_text, has_text = losses.hard_negatives(keys[1], i2t, same, group)
+        images = jnp.concatenate([tokens, tokens[hard_image], tokens])
+        texts = jnp.concatenate([ids, ids, ids[hard_text]])
+        masks = jnp.concatenate([mask, mask, mask[hard_text]])
+        logits = self.model.match_logits(params, images, texts, masks, keys[2])
+        labels = jnp.repeat(jnp.array([1, 0, 0]), size, total_repeat_length=3 * size)
+        weights = jnp.concatenate([jnp.ones(size), has_image, has_text])
+        loss = losses.itm(logits, labels, weights)
+        hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+        negatives = weights[size:]
+        return loss, {
+            "itm_accuracy_match": jnp.mean(hit[:size]),
+            "itm_accuracy_mismatch": jnp.sum(hit[size:] * negatives)
+            / jnp.maximum(jnp.sum(negatives), 1),
+            "itm_below_chance": losses.ITM_CHANCE - loss,
+        }
+
+
+def enqueue(
+    queue: Memory, image: jax.Array, text: jax.Array, image_index: jax.Array
+) -> Memory:
+    """First in, first out, for any batch and queue size: slots are counted modulo Q."""
+    size = queue["image_index"].shape[0]
+    count = queue["count"] + image.shape[0]
+    if size == 0:
+        return queue
+    kept = min(size, image.shape[0])  # a batch longer than the queue leaves its last rows
+    slots = (count - kept + jnp.arange(kept)) % size
+    new = {"image": image, "text": text, "image_index": image_index}
+    updated = {name: queue[name].at[slots].set(value[-kept:]) for name, value in new.items()}
+    return updated | {"count": count}
+
+
+def in_batch_recall(logits: jax.Array, image_index: jax.Array) -> jax.Array:
+    """Share of rows whose best candidate in the batch is of their own image."""
+    return jnp.mean(image_index[jnp.argmax(logits, -1)] == image_index)

@@ -1,0 +1,68 @@
+"""The device mesh, and the one table that says how parameters lie on it."""
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
+
+# Last dimensions of a parameter -> mesh axes, by the first pattern found in its path. The leading
+# layer axis of stacked blocks is never split, and a dimension that an axis does not divide stays
+# whole. Optimizer moments and teacher carry the same paths, so they lie like their parameters.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embeddings/word$", ("tensor", "fsdp")),
+    (r"(query|key|value|up)/kernel$", ("fsdp", "tensor")),
+    (r"(out|down)/kernel$", ("tensor", "fsdp")),
+    (r"(transform|_proj|patch)/kernel$", (None, "fsdp")),
+    (r"queue/(image|text)$", ("fsdp", None)),
+)
+
+
+def make_mesh(shape: dict[str, int], devices: list[Any] | None = None) -> Mesh:
+    """A mesh over all devices; an axis of -1 takes what the others leave.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [shape.get(axis, 1) for axis in AXES]
+    rest = math.prod(size for size in sizes if size != -1)
+    sizes = [len(devices) // rest if size == -1 else size for size in sizes]
+    if math.prod(sizes) != len(devices):
+        wanted = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
+        raise ValueError(f"config.mesh ({wanted}) does not multiply to {len(devices)} devices")
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A tree path as `vision/blocks/attention/query/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The PartitionSpec of a parameter by `RULES`."""
+    for pattern, axes in RULES:
+        if re.search(pattern, name) and len(shape) >= len(axes):
+            lead = len(shape) - len(axes)
+            fit = (a if a and n % mesh.shape[a] == 0 else None
+                   for a, n in zip(axes, shape[lead:], strict=True))
+            return P(*(None,) * lead, *fit)
+    return P()
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """NamedShardings for a tree of arrays or shapes."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: NamedSharding(mesh, partition(path_name(path), x.shape, mesh)), tree
+    )
+
+
+def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of a batch -> global arrays, split over the batch axes."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

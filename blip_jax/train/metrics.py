@@ -1,0 +1,41 @@
+"""Metrics on disk: one JSON line a report, and TensorBoard."""
+
+import json
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Appends to `metrics.jsonl` and to TensorBoard event files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the scalars of one step."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes what TensorBoard holds back."""
+        self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run in order of step; a step run twice (killed, resumed) counts once."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a kill can cut the line being written
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]

@@ -1,0 +1,89 @@
+"""The training state, and the step that moves it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from blip_jax.models.blip import Params
+from blip_jax.train.mesh import shardings
+
+TEMPERATURE_RANGE = (0.001, 0.5)  # the original clamps its learnt temperature to it
+
+
+class Task(Protocol):
+    """What the loop needs of a task; see `blip_jax.tasks`."""
+
+    def check(self, batch_size: int) -> None: ...
+
+    def init_memory(self, params: Params) -> dict[str, Any]: ...
+
+    def loss(
+        self,
+        params: Params,
+        memory: dict[str, Any],
+        batch: dict[str, jax.Array],
+        rng: jax.Array,
+        step: jax.Array,
+    ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]: ...
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that changes while training. Saved whole, so a restored run goes on bit for bit."""
+
+    step: jax.Array  # int32, steps done
+    params: Params
+    opt_state: optax.OptState
+    memory: dict[str, Any]  # the task's own: momentum teacher and queues, or nothing
+    rng: jax.Array  # key; never changes, each step folds its number in
+
+
+def init_state(
+    task: Task, params: Params, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
+    """A state at step 0 around `params`, laid out on the mesh."""
+
+    def build(params: Params, rng: jax.Array) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            memory=task.init_memory(params),
+            rng=rng,
+        )
+
+    rng = jax.random.key(seed)
+    layout = shardings(jax.eval_shape(build, params, rng), mesh)
+    return jax.jit(build, out_shardings=layout)(params, rng)
+
+
+def make_train_step(
+    task: Task, optimizer: optax.GradientTransformation, layout: TrainState, mesh: Mesh
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step: state, batch -> state, metrics. The old state's buffers are reused."""
+
+    def step(
+        state: TrainState, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(state.rng, state.step)
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, (memory, metrics)), grads = gradient(
+            state.params, state.memory, batch, rng, state.step
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
+        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        return state.replace(
+            step=state.step + 1, params=params, opt_state=opt_state, memory=memory
+        ), metrics
+
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P()))
+    )

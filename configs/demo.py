@@ -1,0 +1,114 @@
+"""The whole loop in an embedded world of drawn scenes: no data, no network, no accelerator.
+
+    blip-jax bootstrap --config configs/demo.py --workdir runs/demo
+
+Variants (`configs/demo.py:VARIANT`): the default takes about 8 minutes on 2 CPU cores; `smoke`
+runs every stage in about a minute and learns nothing.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Settings of `blip-jax bootstrap`. Lengths in tokens, sizes in pixels, steps of a batch."""
+    if variant not in ("", "smoke"):
+        raise ValueError(f"configs/demo.py has no variant {variant!r}; expected none or 'smoke'")
+    smoke = variant == "smoke"
+    config = ConfigDict()
+    config.seed = 0
+    config.rounds = 1  # of CapFilt and pre-training again
+
+    # Data
+    config.world = ConfigDict(
+        {
+            "num_web": 300 if smoke else 6000,
+            "num_clean": 100 if smoke else 600,  # images, two captions each
+            "num_val": 40 if smoke else 400,
+            "seed": 0,
+            "size": 32,
+        }
+    )
+    config.tokenizer = "train"  # or a vocabulary file, a folder, a hub name
+    config.vocab_size = 400  # of a trained one, at most
+
+    # Model
+    config.model = ConfigDict(
+        {
+            "vision": {
+                "image_size": 32,
+                "patch_size": 8,
+                "width": 96,
+                "depth": 3,
+                "heads": 4,
+                "mlp_width": 384,
+            },
+            "text": {
+                "width": 96,
+                "depth": 3,
+                "heads": 4,
+                "mlp_width": 384,
+                "max_positions": 64,
+                "dropout": 0.0,  # a model this small under-fits; the paper's is 0.1
+                "attention_dropout": 0.0,
+            },
+            "embed_dim": 64,
+            "unroll": 3,
+        }
+    )
+    config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
+
+    # Stages
+    objective = {"queue_size": 256, "momentum": 0.995, "alpha": 0.4, "alpha_ramp_steps": 300}
+    config.pretrain = stage(10 if smoke else 500, 64, 2e-3)
+    config.pretrain.objective = ConfigDict(objective | {"group": 0})
+    config.captioner = stage(5 if smoke else 150, 64, 5e-4)
+    config.filter = stage(5 if smoke else 150, 64, 5e-4)
+    config.filter.objective = ConfigDict(objective | {"group": 0})
+
+    # CapFilt
+    config.capfilt = ConfigDict(
+        {
+            "caption": {"method": "nucleus", "top_p": 0.9, "num_captions": 1, "max_new_tokens": 24},
+            "threshold": 0.5,  # ITM probability
+            "batch_size": 64,
+        }
+    )
+
+    # Evaluation
+    config.evaluate = ConfigDict(
+        {
+            "caption": {"method": "beam", "num_beams": 3, "max_new_tokens": 24},
+            "top_k": 8,  # candidates that ITM ranks again
+            "batch_size": 50,
+        }
+    )
+    return config
+
+
+def stage(steps: int, batch_size: int, lr: float) -> ConfigDict:
+    """Settings of one training run."""
+    return ConfigDict(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "seed": 0,
+            "log_every": 10,
+            "checkpoint_every": 50,
+            "optimizer": {
+                "lr": lr,
+                "min_lr": 1e-5,
+                "warmup_steps": steps // 10,
+                "decay": "cosine",
+                "b2": 0.99,
+                "weight_decay": 0.05,
+                "clip_norm": 1.0,
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "data": {
+                "max_tokens": 24,
+                "crop_scale": (1.0, 1.0),  # positions are part of the truth here: no crop, no flip
+                "flip": False,
+                "randaugment": False,
+            },
+        }
+    )

@@ -1,0 +1,5 @@
+"""The project is described in pyproject.toml; this file is for tools that look for it."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,227 @@
+"""The towers: shapes and sizes of every variant, and what each view may see."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
+from blip_jax.models.blip import Blip, decoder_view, encoder_view, unimodal_part
+from blip_jax.models.vit import resize_positions
+
+IDS = jnp.array([[5, 6, 7, 8, 9, 0], [5, 9, 8, 7, 0, 0]])
+MASK = (IDS > 0).astype(jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    blip = Blip(TINY)
+    params = jax.jit(blip.init)(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    return blip, params, blip.image_tokens(params, images)
+
+
+def count(config):
+    shapes = jax.eval_shape(Blip(config).init, jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("sharing", "millions"), [("all", 224), ("all_but_self_attention", 252), ("none", 361)]
+)
+def test_parameter_counts_are_those_of_the_papers_table_3(sharing, millions):
+    assert round(count(dataclasses.replace(BLIP_B16, sharing=sharing)) / 1e6) == millions
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_has_the_shapes_it_should_without_being_allocated(config):
+    blip, text, vision = Blip(config), config.text, config.vision
+    params = jax.eval_shape(blip.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, vision.image_size, vision.image_size, 3), jnp.float32)
+    ids = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    tokens = jax.eval_shape(blip.image_tokens, params, images)
+    assert tokens.shape == (2, vision.tokens, vision.width)
+    assert jax.eval_shape(blip.image_embeds, params, tokens).shape == (2, config.embed_dim)
+    assert jax.eval_shape(blip.text_embeds, params, ids, ids).shape == (2, config.embed_dim)
+    assert jax.eval_shape(blip.match_logits, params, tokens, ids, ids).shape == (2, 2)
+    assert jax.eval_shape(blip.lm_logits, params, tokens, ids, ids).shape == (2, 7, text.vocab_size)
+
+
+def test_large_differs_from_base_in_the_vision_tower_only():
+    assert BLIP_L16.text == BLIP_B16.text
+    assert BLIP_L16.vision.tokens == BLIP_B16.vision.tokens == 197
+
+
+def test_views_share_all_but_self_attention(tiny):
+    _, params, _ = tiny
+    encoder, decoder = encoder_view(params), decoder_view(params)
+    for name in ("cross_attention", "mlp"):
+        assert encoder["blocks"][name] is decoder["blocks"][name]
+    assert encoder["embeddings"] is decoder["embeddings"]
+    own, other = (v["blocks"]["attention"]["query"]["kernel"] for v in (encoder, decoder))
+    assert not np.array_equal(own, other)
+
+
+def gradient_norms(loss, params):
+    grads = jax.grad(loss)(params)
+    blocks = grads["text"]["blocks"]
+    return {k: float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(v))) for k, v in blocks.items()}
+
+
+def test_each_use_moves_its_own_parameters_only(tiny):
+    blip, params, tokens = tiny
+    itc = gradient_norms(lambda p: blip.text_embeds(p, IDS, MASK)[:, :3].sum(), params)
+    itm = gradient_norms(lambda p: blip.match_logits(p, tokens, IDS, MASK)[:, 0].sum(), params)
+    lm = gradient_norms(lambda p: blip.lm_logits(p, tokens, IDS, MASK)[..., 3].sum(), params)
+    assert itc["cross_attention"] == itc["decoder_attention"] == 0 < itc["encoder_attention"]
+    assert itm["decoder_attention"] == 0 < min(itm["encoder_attention"], itm["cross_attention"])
+    assert lm["encoder_attention"] == 0 < min(lm["decoder_attention"], lm["cross_attention"])
+
+
+def test_decoder_is_causal_and_encoder_is_not(tiny):
+    blip, params, tokens = tiny
+    word = params["text"]["embeddings"]["word"]
+
+    def through(logits_at_2):
+        def f(delta):  # delta [T, W] moves what stands at each position
+            ids = jnp.arange(6)[None] + 10
+            moved = word.at[ids[0]].add(delta)
+            embeddings = params["text"]["embeddings"] | {"word": moved}
+            return logits_at_2(params | {"text": params["text"] | {"embeddings": embeddings}}, ids)
+
+        grad = jax.grad(f)(jnp.zeros((6, word.shape[1])))
+        return jnp.abs(grad).sum(-1) > 0
+
+    def decoder(p, ids):
+        hidden = blip._encode(
+            decoder_view(p), ids, jnp.ones_like(ids), tokens[:1], None, causal=True
+        )[0]
+        return hidden[0, 2, :5].sum()
+
+    def encoder(p, ids):
+        hidden = blip._encode(encoder_view(p), ids, jnp.ones_like(ids), tokens[:1], None)[0]
+        return hidden[0, 2, :5].sum()
+
+    assert through(decoder).tolist() == [True] * 3 + [False] * 3
+    assert through(encoder).tolist() == [True] * 6
+
+
+def test_padding_changes_nothing(tiny):
+    blip, params, tokens = tiny
+    wide = jnp.pad(IDS, ((0, 0), (0, 4)), constant_values=11)
+    mask = jnp.pad(MASK, ((0, 0), (0, 4)))
+    for short, long in (
+        (blip.text_embeds(params, IDS, MASK), blip.text_embeds(params, wide, mask)),
+        (blip.match_logits(params, tokens, IDS, MASK), blip.match_logits(params, tokens, wide, mask)),
+        (
+            blip.lm_logits(params, tokens, IDS, MASK)[1, :4],
+            blip.lm_logits(params, tokens, wide, mask)[1, :4],
+        ),
+    ):
+        np.testing.assert_allclose(short, long, atol=1e-5)
+
+
+def test_decoding_token_by_token_equals_the_whole_text(tiny):
+    blip, params, tokens = tiny
+    whole = blip.lm_logits(params, tokens, IDS, MASK)
+    lengths = jnp.array([3, 2])
+    logits, cross, cache = blip.prefill(params, tokens, IDS[:, :3], lengths, 2)
+    np.testing.assert_allclose(logits, jnp.stack([whole[0, 2], whole[1, 1]]), atol=1e-5)
+    for step in range(2):
+        position = lengths + step
+        fed = jnp.take_along_axis(IDS, position[:, None], 1)
+        logits, cache = blip.decode(params, cross, fed, position, cache)
+        expected = jnp.stack([whole[0, 3 + step], whole[1, 2 + step]])
+        np.testing.assert_allclose(logits[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"unroll": 3}, {"remat": "full"}, {"remat": "dots"}])
+def test_scan_unrolling_and_remat_change_no_number(tiny, change):
+    _, params, _ = tiny
+    images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
+
+    def loss(config):
+        blip = Blip(config)
+        return jax.value_and_grad(
+            lambda p: jnp.square(blip.lm_logits(p, blip.image_tokens(p, images), IDS, MASK)).mean()
+        )(params)
+
+    expected, grads = loss(TINY)
+    value, changed = loss(dataclasses.replace(TINY, **change))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, changed)
+
+
+def test_scan_equals_a_loop_over_layers(tiny):
+    blip, params, _ = tiny
+    images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
+    one = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, depth=1))
+    vision = params["vision"]
+    zero = jax.tree.map(jnp.zeros_like, jax.tree.map(lambda x: x[:1], vision["blocks"]))
+
+    # A block of zero output kernels is the identity, so the tower is embed, blocks, norm.
+    def tower(layers):
+        tree = vision | {"blocks": jax.tree.map(lambda x: x[layers], vision["blocks"])}
+        depth = dataclasses.replace(one.vision, depth=len(layers))
+        config = dataclasses.replace(TINY, vision=depth, unroll=1)
+        return Blip(config).image_tokens({"vision": tree}, images)
+
+    assert jax.tree.leaves(zero)[0].shape[0] == 1
+    together = tower(np.arange(3))
+    np.testing.assert_allclose(together, blip.image_tokens(params, images), atol=1e-6)
+    assert float(jnp.abs(tower(np.array([2, 1, 0])) - together).max()) > 1e-6
+
+
+def test_bfloat16_stays_near_float32_and_keeps_float32_heads(tiny):
+    blip, params, tokens = tiny
+    half = Blip(dataclasses.replace(TINY, dtype="bfloat16"))
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    half_tokens = half.image_tokens(params, images)
+    assert half_tokens.dtype == jnp.bfloat16
+    embeds = half.image_embeds(params, half_tokens)
+    assert embeds.dtype == jnp.float32
+    assert float(jnp.abs(embeds - blip.image_embeds(params, tokens)).max()) < 0.02
+    assert half.lm_logits(params, half_tokens, IDS, MASK).dtype == jnp.float32
+
+
+def test_dropout_and_drop_path_act_only_with_a_key(tiny):
+    _, params, _ = tiny
+    vision = dataclasses.replace(TINY.vision, drop_path=0.5)
+    blip = Blip(dataclasses.replace(TINY, vision=vision))
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    quiet = blip.image_tokens(params, images)
+    np.testing.assert_allclose(quiet, Blip(TINY).image_tokens(params, images), atol=1e-6)
+    assert float(jnp.abs(blip.image_tokens(params, images, jax.random.key(0)) - quiet).max()) > 0
+    text = blip.text_embeds(params, IDS, MASK)
+    assert float(jnp.abs(blip.text_embeds(params, IDS, MASK, jax.random.key(0)) - text).max()) > 0
+
+
+def test_positions_are_interpolated_to_any_grid():
+    positions = jax.random.normal(jax.random.key(0), (1, 17, 8))
+    assert resize_positions(positions, (4, 4)) is positions
+    larger = resize_positions(positions, (6, 3))
+    assert larger.shape == (1, 19, 8)
+    np.testing.assert_array_equal(larger[:, 0], positions[:, 0])
+    # Values of torch 2: F.interpolate(arange(16).view(1, 1, 4, 4), (2, 2), mode="bicubic").
+    ramp = jnp.pad(jnp.arange(16.0), (1, 0)).reshape(1, 17, 1)
+    expected = [1.96875, 4.03125, 10.96875, 13.03125]
+    half = resize_positions(ramp, (2, 2))[0, 1:, 0]
+    np.testing.assert_allclose(half.sum(), sum(expected), rtol=1e-5)
+
+
+def test_config_round_trip_and_unknown_field(tmp_path):
+    TINY.save(tmp_path / "config.json")
+    assert BlipConfig.load(tmp_path / "config.json") == TINY
+    with pytest.raises(ValueError, match=r"text\.widht"):
+        BlipConfig.from_dict({"text": {"widht": 3}})
+    with pytest.raises(ValueError, match="not a multiple of vision.patch_size"):
+        BlipConfig.from_dict({"vision": {"image_size": 50}})
+
+
+def test_text_longer_than_the_positions_is_refused(tiny):
+    blip, params, _ = tiny
+    ids = jnp.zeros((1, 65), jnp.int32)
+    with pytest.raises(ValueError, match="max_positions 64"):
+        blip.text_embeds(params, ids, ids)
