@@ -384,6 +384,15 @@ def test_nucleus_samples_depend_on_their_key_alone():
     assert len({tuple(text_of(together, 0, k)) for k in range(3)}) > 1
 
 
+def test_nucleus_draws_anew_at_every_step_and_sample():
+    model = ToyModel(11, seed=0, eos_bonus=-1000.0, scale=0.0)  # uniform: only the draw decides
+    keys = jax.random.split(jax.random.key(5), 1)
+    generated = run(nucleus, model, [[10]], keys=keys, max_new_tokens=12, num_samples=4)
+    tokens = generated.tokens[0]
+    assert all(len(set(text)) > 3 for text in tokens.tolist())
+    assert len({tuple(text) for text in tokens.tolist()}) == 4
+
+
 def test_nucleus_of_one_token_is_greedy():
     model = ToyModel(11, seed=71, eos_bonus=0.5)
     keys = jax.random.split(jax.random.key(5), len(PROMPTS))

@@ -1,0 +1,108 @@
+"""What the web says of pictures: mostly something, sometimes the truth."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from blip_jax.data.world.language import describe, is_true
+from blip_jax.data.world.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+)
+
+NOISE = {  # kind -> share of the web texts
+    "clean": 0.45,
+    "swapped": 0.18,  # the caption of another picture
+    "filename": 0.07,
+    "advert": 0.10,
+    "truncated": 0.08,  # cut in the middle
+    "attribute": 0.12,  # one thing wrong
+}
+OFFERS = ("buy now", "best price", "free shipping", "sale ends soon", "order online", "shop today",
+          "new in stock", "limited offer", "save 20 percent", "top quality")  # fmt: skip
+GOODS = ("on all orders", "for your home", "wall print", "stock photo", "gift idea", "phone case",
+         "poster", "royalty free", "high resolution", "click here")  # fmt: skip
+FILE_STEMS = ("img", "dsc", "photo", "scan", "untitled", "image")
+FILE_ENDS = ("jpg", "png", "copy", "final", "edited", "jpeg")
+
+
+def web_caption(scene: Scene, other: Scene, rng: np.random.Generator) -> tuple[str, str]:
+    """A text as found beside the picture on the web, and its kind, a key of `NOISE`."""
+    kind = str(rng.choice(list(NOISE), p=list(NOISE.values())))
+    return KINDS[kind](scene, other, rng), kind
+
+
+def clean(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    return describe(scene, rng)
+
+
+def swapped(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    return untrue(scene, lambda: describe(other, rng))
+
+
+def filename(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    number = int(rng.integers(10, 9999))
+    return f"{rng.choice(FILE_STEMS)} {number} {rng.choice(FILE_ENDS)}"
+
+
+def advert(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    first, second = rng.choice(OFFERS, 2, replace=False)
+    return f"{first} {rng.choice(GOODS)} {second}"
+
+
+def truncated(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    def cut() -> str:
+        words = describe(scene, rng).split()
+        return " ".join(words[: int(rng.integers(2, max(3, len(words))))])
+
+    return untrue(scene, cut)
+
+
+def attribute(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+    return untrue(scene, lambda: describe(changed(scene, rng), rng))
+
+
+def untrue(scene: Scene, draw: Callable[[], str]) -> str:
+    """Draws until the text is not true of the scene (a short caption may happen to be)."""
+    while is_true(text := draw(), scene):
+        pass
+    return text
+
+
+def changed(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with one fact wrong."""
+    slot = str(rng.choice(("shape", "colour", "size", "texture", "count", "background", "place")))
+    if slot == "background":
+        return dataclasses.replace(scene, background=other_than(scene.background, BACKGROUNDS, rng))
+    if slot == "place" and len(scene.groups) == 2:
+        return dataclasses.replace(scene, groups=scene.groups[::-1])
+    if slot == "count" and len(scene.groups) == 1:
+        values: object = (1, 2, 3)
+    else:
+        slot = slot if slot in ("shape", "size", "texture") else "colour"
+        values = {"shape": SHAPES, "size": SIZES, "texture": TEXTURES, "colour": COLOURS}[slot]
+    at = int(rng.integers(len(scene.groups)))
+    groups = list(scene.groups)
+    value = other_than(getattr(groups[at], slot), values, rng)
+    groups[at] = dataclasses.replace(groups[at], **{slot: value})
+    return dataclasses.replace(scene, groups=tuple(groups))
+
+
+def other_than(value: object, values: object, rng: np.random.Generator) -> object:
+    rest = [v for v in values if v != value]
+    return rest[int(rng.integers(len(rest)))]
+
+
+KINDS: dict[str, Callable[[Scene, Scene, np.random.Generator], str]] = {
+    "clean": clean,
+    "swapped": swapped,
+    "filename": filename,
+    "advert": advert,
+    "truncated": truncated,
+    "attribute": attribute,
+}

@@ -1,0 +1,153 @@
+"""Scenes: one or two groups of shapes on a background, and how they are drawn."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 220),
+    "yellow": (250, 220, 40),
+    "purple": (140, 40, 180),
+    "orange": (250, 135, 20),
+    "pink": (255, 140, 200),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SIZES = {"small": 0.52, "large": 0.9}  # of the room an object has
+TEXTURES = ("plain", "striped", "dotted")
+BACKGROUNDS = {
+    "white": (255, 255, 255),
+    "grey": (150, 150, 150),
+    "black": (15, 15, 20),
+    "beige": (235, 215, 170),
+}
+PLACES = {"row": ("left", "right"), "column": ("top", "bottom")}
+OVERSAMPLING = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """`count` like objects; more than one only in a scene of its own."""
+
+    shape: str
+    colour: str
+    size: str
+    texture: str
+    count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What a picture shows. Of two groups in a "row" the first is left, in a "column" on top."""
+
+    background: str
+    groups: tuple[Group, ...]
+    layout: str  # "row" or "column"
+    jitter: int  # seed of small shifts, which no caption mentions
+
+    @property
+    def places(self) -> tuple[str | None, ...]:
+        """Where each group is: left and right, top and bottom, or nowhere in particular."""
+        return PLACES[self.layout] if len(self.groups) == 2 else (None,)
+
+    def content(self) -> tuple[Any, ...]:
+        """All that a caption could tell; equal for scenes no caption can tell apart."""
+        layout = self.layout if len(self.groups) == 2 else ""
+        return self.background, self.groups, layout
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Scene":
+        """Inverse of `to_dict`."""
+        return cls(**data | {"groups": tuple(Group(**group) for group in data["groups"])})
+
+
+def random_scene(rng: np.random.Generator) -> Scene:
+    """One group of one to three objects, or two single objects."""
+
+    def group(count: int) -> Group:
+        texture = str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25)))
+        shape, colour = str(rng.choice(SHAPES)), str(rng.choice(list(COLOURS)))
+        return Group(shape, colour, str(rng.choice(list(SIZES))), texture, count)
+
+    if rng.random() < 0.4:
+        groups: tuple[Group, ...] = (group(int(rng.integers(1, 4))),)
+    else:
+        groups = (group(1), group(1))
+        while groups[1] == groups[0]:
+            groups = (groups[0], group(1))
+    background, layout = str(rng.choice(list(BACKGROUNDS))), str(rng.choice(list(PLACES)))
+    return Scene(background, groups, layout, int(rng.integers(2**31)))
+
+
+def draw(scene: Scene, size: int = 32) -> Image.Image:
+    """The picture of a scene, size x size pixels, RGB."""
+    rng = np.random.default_rng(scene.jitter)
+    side = size * OVERSAMPLING
+    image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    objects = [group for group in scene.groups for _ in range(group.count)]
+    room = {1: 0.42, 2: 0.25, 3: 0.18}[len(objects)] * side  # half of what an object may fill
+    for i, group in enumerate(objects):
+        along, across = (i + 0.5) / len(objects) * side, side / 2
+        shift = rng.uniform(-0.04, 0.04, 2) * side
+        x, y = (along, across) if scene.layout == "row" else (across, along)
+        draw_object(image, group, x + shift[0], y + shift[1], SIZES[group.size] * room)
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def draw_object(image: Image.Image, group: Group, x: float, y: float, radius: float) -> None:
+    """Draws one object through a mask of its shape."""
+    mask = Image.new("L", image.size)
+    pen = ImageDraw.Draw(mask)
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if group.shape in ("circle", "ring"):
+        pen.ellipse(box, fill=255)
+        if group.shape == "ring":
+            hole = radius * 0.5
+            pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=0)
+    elif group.shape == "square":
+        inner = radius * 0.85
+        pen.rectangle((x - inner, y - inner, x + inner, y + inner), fill=255)
+    elif group.shape == "cross":
+        arm = radius * 0.32
+        pen.rectangle((x - radius, y - arm, x + radius, y + arm), fill=255)
+        pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=255)
+    else:
+        points = 3 if group.shape == "triangle" else 10
+        pen.polygon(list(outline(points, x, y, radius)), fill=255)
+    image.paste(surface(image.size, group, x, y), mask=mask)
+
+
+def outline(points: int, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+    """Corners of a triangle (3) or of a five-pointed star (10), one tip up."""
+    corners = []
+    for i in range(points):
+        reach = radius * (0.42 if points == 10 and i % 2 else 1.0)
+        angle = 2 * math.pi * i / points - math.pi / 2
+        corners.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+    return corners
+
+
+def surface(size: tuple[int, int], group: Group, x: float, y: float) -> Image.Image:
+    """The object's colour, with dark stripes or white dots if it has them."""
+    colour = COLOURS[group.colour]
+    image = Image.new("RGB", size, colour)
+    pen = ImageDraw.Draw(image)
+    step = 4 * OVERSAMPLING
+    if group.texture == "striped":
+        dark = tuple(c // 4 for c in colour)
+        for top in np.arange(y % step - step, size[1], step):
+            pen.rectangle((0, top, size[0], top + step * 0.45), fill=dark)
+    elif group.texture == "dotted":
+        dot = OVERSAMPLING * 0.9
+        for cx in np.arange(x % step - step, size[0] + step, step):
+            for cy in np.arange(y % step - step, size[1] + step, step):
+                pen.ellipse((cx - dot, cy - dot, cx + dot, cy + dot), fill=(255, 255, 255))
+    return image

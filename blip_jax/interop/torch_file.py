@@ -1,0 +1,89 @@
+"""Reads torch's zip-format `.pth` files without torch, and without executing anything in them."""
+
+import collections
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+def read_torch(path: str | Path) -> Any:
+    """The contents of a `.pth`, tensors as NumPy arrays.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not a whole zip-format torch file, or one that asks for anything but tensors,
+        numbers, strings and containers; the file and what it asked for are named.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            pickled = next((n for n in names if n.endswith("/data.pkl")), None)
+            if pickled is None:
+                raise ValueError(f"{path} is not a torch file: it holds no data.pkl")
+            root = pickled.removesuffix("data.pkl")
+            with archive.open(pickled) as stream:
+                return _Unpickler(stream, archive, root, path).load()
+    except (zipfile.BadZipFile, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a whole zip-format torch file: {error}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows how to build tensors and ordered dicts, and nothing else."""
+
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str, path: Path) -> None:
+        super().__init__(stream)
+        self._archive, self._root, self._path = archive, root, path
+        self._storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda data, *_: data
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        raise ValueError(
+            f"{self._path} asks for {module}.{name}, which is no tensor; nothing was executed"
+        )
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        _, dtype, key, _, count = pid
+        if key not in self._storages:
+            raw = self._archive.read(f"{self._root}data/{key}")
+            if len(raw) < count * dtype.itemsize:
+                raise ValueError(f"{self._path} is cut short: storage {key} is incomplete")
+            self._storages[key] = np.frombuffer(raw, dtype, count)
+        return self._storages[key]
+
+
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> np.ndarray:
+    span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
+    if offset < 0 or min((*stride, 0)) < 0 or offset + span > storage.size:
+        raise ValueError("a tensor reaches outside of its storage")
+    strides = tuple(s * storage.itemsize for s in stride)
+    view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+    return np.array(view)

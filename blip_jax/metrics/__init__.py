@@ -1,0 +1,1 @@
+"""Metrics: plain Python and NumPy over predictions and references."""
