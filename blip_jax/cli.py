@@ -81,7 +81,7 @@ def run_train(argv: list[str]) -> None:
     from blip_jax.bootstrap.stages import open_loop
 
     loop = open_loop(config, workdir.absolute())
-    loop.pretrain(0, loop.sources.web + loop.sources.clean)
+    loop.pretrain("round0", loop.sources.web + loop.sources.clean)
     print(f"model: {workdir / 'round0/pretrain/model'}")
 
 

@@ -10,15 +10,17 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from blip_jax import generation
 from blip_jax.config import BlipConfig
-from blip_jax.data.images import ImageLike, open_image, resize_square
+from blip_jax.data.images import open_image, resize_square
 from blip_jax.data.text import pre_caption
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tokenizer import Tokenizer
 
+ImageLike = str | Path | Image.Image | np.ndarray
 Method = Literal["greedy", "nucleus", "beam"]
 
 
@@ -215,11 +217,14 @@ def write_captions(
     model: Model, pixels: np.ndarray, keys: jax.Array, options: CaptionOptions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [B, S, S, 3] -> token ids [B, K, P + T], the prompt included, and log-probs [B, K]."""
-    prompt, mask = model.tokenizer.encode([options.prompt], first="[DEC]", eos=False)
+    length = model.tokenizer.count([options.prompt])[0] - 1  # without [SEP]
+    prompt, _ = model.tokenizer.encode(
+        [options.prompt], max_length=length, first="[DEC]", eos=False
+    )
     decoder = caption_program(model.blip, options)
-    shape = (len(pixels), prompt.shape[1])
+    shape = (len(pixels), length)
     prompts = np.broadcast_to(prompt, shape)
-    lengths = np.full(len(pixels), mask.sum(), np.int32)
+    lengths = np.full(len(pixels), length, np.int32)
     written = jax.device_get(decoder(model.params, pixels, prompts, lengths, keys))
     lead = np.broadcast_to(prompts[:, None], (shape[0], written.tokens.shape[1], shape[1]))
     return np.concatenate([lead, written.tokens], -1), written.log_probs.sum(-1)
@@ -305,7 +310,7 @@ def flatten(tree: Params, prefix: str = "") -> dict[str, np.ndarray]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}/")
         else:
-            flat[prefix + name] = np.ascontiguousarray(value)
+            flat[prefix + name] = np.asarray(value, order="C")
     return flat
 
 

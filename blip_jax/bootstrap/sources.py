@@ -87,7 +87,7 @@ def open_tokenizer(config: ConfigDict, sources: Sources, workdir: Path) -> Token
     if config.tokenizer != "train":
         return Tokenizer.from_source(config.tokenizer)
     folder = workdir / "tokenizer"
-    if not folder.exists():
+    if not (folder / "tokenizer.json").exists():  # the last file that save writes
         texts: Iterable[str] = itertools.chain.from_iterable(
             (pre_caption(c) for c in record.captions)
             for record in itertools.chain(sources.web, sources.clean)

@@ -61,7 +61,6 @@ class Loop:
 
     def stage(
         self,
-        folder: Path,
         name: str,
         settings: ConfigDict,
         task: Task,
@@ -69,12 +68,12 @@ class Loop:
         start: Callable[[], Params],
     ) -> Model:
         """Trains one model of the loop, or opens it where it is already finished."""
-        path = self.workdir / folder / "model"
+        folder = self.workdir / name
+        path = folder / "model"
         if not path.exists():
             task.check(settings.batch_size)
             options = ImageTextOptions(
                 image_size=self.model_config.vision.image_size,
-                train=True,
                 **settings.data.to_dict(),
             )
             data = train_dataset(
@@ -84,40 +83,33 @@ class Loop:
                 batch_size=settings.batch_size,
                 seed=settings.seed,
             )
-            run = Run(self.workdir / folder, name, settings)
-            params = train(run, task, start(), data)
+            params = train(Run(folder, name, settings), task, start(), data)
             save(Model(params, self.model_config, self.tokenizer), path)
         return load(path)
 
-    def pretrain(self, number: int, records: Records) -> Model:
+    def pretrain(self, name: str, records: Records) -> Model:
         """Pre-training of one round, from scratch: the paper's Table 13 found no better start."""
         settings = self.config.pretrain
         task = Pretrain(self.contrastive(settings))
-        folder = Path(f"round{number}/pretrain")
-        name = f"round {number} pre-train"
-        return self.stage(folder, name, settings, task, records, self.initial_params)
+        return self.stage(f"{name}/pretrain", settings, task, records, self.initial_params)
 
-    def captioner(self, number: int, base: Model) -> Model:
+    def captioner(self, name: str, base: Model) -> Model:
         """LM on the clean set."""
+        task, clean = caption.Caption(Blip(self.model_config)), self.sources.clean
         settings = self.config.captioner
-        task = caption.Caption(Blip(self.model_config))
-        folder = Path(f"round{number}/captioner")
-        name = f"round {number} captioner"
-        return self.stage(folder, name, settings, task, self.sources.clean, lambda: base.params)
+        return self.stage(f"{name}/captioner", settings, task, clean, lambda: base.params)
 
-    def filter(self, number: int, base: Model) -> Model:
+    def filter(self, name: str, base: Model) -> Model:
         """ITC + ITM on the clean set, apart from the captioner (paper Table 4)."""
-        settings = self.config.filter
+        settings, clean = self.config.filter, self.sources.clean
         task = retrieval.Retrieval(self.contrastive(settings))
-        folder = Path(f"round{number}/filter")
-        name = f"round {number} filter"
-        return self.stage(folder, name, settings, task, self.sources.clean, lambda: base.params)
+        return self.stage(f"{name}/filter", settings, task, clean, lambda: base.params)
 
     def contrastive(self, settings: ConfigDict) -> Contrastive:
         """The ITC and ITM settings of a stage."""
         return Contrastive(Blip(self.model_config), **settings.objective.to_dict())
 
-    def score(self, number: int, captioner: Model, matcher: Model) -> list[dict[str, Any]]:
+    def score(self, name: str, captioner: Model, matcher: Model) -> list[dict[str, Any]]:
         """CapFilt's passes over the whole web set."""
         settings = self.config.capfilt
         options = CapFiltOptions(
@@ -126,8 +118,8 @@ class Loop:
             max_tokens=self.config.pretrain.data.max_tokens,
             batch_size=settings.batch_size,
         )
-        folder = self.workdir / f"round{number}" / "capfilt"
-        with bar(f"round {number} CapFilt", "image") as progress:
+        folder = self.workdir / name / "capfilt"
+        with bar(f"{name}/capfilt", "image") as progress:
             rows = score_records(
                 self.sources.web, captioner, matcher, folder, options, progress
             )
@@ -137,27 +129,32 @@ class Loop:
         write_json(folder / "summary.json", facts)
         return rows
 
-    def bootstrapped(self, number: int, rows: list[dict[str, Any]], **choice: bool) -> Records:
+    def bootstrapped(self, name: str, rows: list[dict[str, Any]], **choice: bool) -> Records:
         """The texts that stay, as a BLIP JSON list on disk, joined with the clean set."""
-        path = self.workdir / f"round{number}" / "capfilt" / "bootstrapped.json"
+        path = self.workdir / name / "capfilt" / "bootstrapped.json"
         kept = select(rows, threshold=self.config.capfilt.threshold, **choice)
+        if not kept:
+            raise RuntimeError(
+                f"the filter of {name} kept no text at all: it has learnt nothing yet; "
+                "train it longer, or lower capfilt.threshold"
+            )
         for row in kept:
             row["image"] = os.path.relpath(row["image"], path.parent)
         write_json(path, kept)
         return read_json(path) + self.sources.clean
 
-    def evaluate(self, number: int, model: Model) -> dict[str, Any]:
+    def evaluate(self, name: str, model: Model) -> dict[str, Any]:
         """A pre-trained model on the held-out split; kept beside it."""
-        path = self.workdir / f"round{number}" / "pretrain" / "evaluation.json"
+        path = self.workdir / name / "pretrain" / "evaluation.json"
         if path.exists():
             return json.loads(path.read_text())
         settings, val = self.config.evaluate, self.sources.val
         options = CaptionOptions(**settings.caption.to_dict())
-        with bar(f"round {number} evaluate captions", "image") as progress:
+        with bar(f"{name}/evaluate captions", "image") as progress:
             scores, captions = caption.evaluate(
                 model, val, options, settings.batch_size, progress
             )
-        with bar(f"round {number} evaluate retrieval", "pair") as progress:
+        with bar(f"{name}/evaluate retrieval", "pair") as progress:
             scores |= retrieval.evaluate(
                 model,
                 val,
@@ -291,10 +288,10 @@ def bootstrap(config: ConfigDict, workdir: Path) -> Path:
     loop = open_loop(config, workdir)
     records = loop.sources.web + loop.sources.clean
     for number in range(config.rounds + 1):
-        model = loop.pretrain(number, records)
-        loop.evaluate(number, model)
+        name = f"round{number}"
+        model = loop.pretrain(name, records)
+        loop.evaluate(name, model)
         if number < config.rounds:
-            captioner, matcher = loop.captioner(number, model), loop.filter(number, model)
-            rows = loop.score(number, captioner, matcher)
-            records = loop.bootstrapped(number, rows)
+            rows = loop.score(name, loop.captioner(name, model), loop.filter(name, model))
+            records = loop.bootstrapped(name, rows)
     return write_report(config, workdir, loop.sources)

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from blip_jax.data.pipeline import eval_batches
+from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Record, Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, read_json_lines, silent, write_json, write_json_lines
@@ -76,12 +77,12 @@ def claim(folder: Path, options: CapFiltOptions, total: int) -> None:
 
 
 def score_chunk(
-    records: Records, captioner: Model, matcher: Model, options: CapFiltOptions
+    records: Sequence[Record], captioner: Model, matcher: Model, options: CapFiltOptions
 ) -> list[dict[str, Any]]:
     """The rows of `score_records` for a few records."""
     rows: list[dict[str, Any]] = []
     size = captioner.config.vision.image_size
-    for images, valid, chosen in eval_batches(records, size, options.batch_size):
+    for images, status, chosen in image_batches(records, size, options.batch_size):
         keys = seed_keys([record_seed(options.seed, r.uid) for r in chosen])
         ids, log_probs = write_captions(captioner, images, keys, options.caption)
         texts = [
@@ -89,10 +90,9 @@ def score_chunk(
             for r, written in zip(chosen, captioner.texts(ids), strict=True)
         ]
         itm, itc = score(matcher, images, texts, options.max_tokens)
-        for i in range(len(chosen)):
-            if i < len(valid):
-                parts = (texts[i], log_probs[i], itm[i], itc[i])
-                rows.append(make_row(chosen[i], valid[i], *parts))
+        for i, found in enumerate(status):
+            parts = (texts[i], log_probs[i], itm[i], itc[i])
+            rows.append(make_row(chosen[i], found, *parts))
     return rows
 
 

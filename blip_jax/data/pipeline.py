@@ -38,8 +38,6 @@ class ImageTextOptions:
     Attributes:
       image_size: side of the square image, in pixels.
       max_tokens: token length T of every text, special tokens included.
-      first: token at position 0: "[CLS]", "[ENC]" or "[DEC]".
-      train: augment (crop, and flip and RandAugment where set); otherwise squash to a square.
       flip: mirror half of the images, and exchange left and right in their captions.
       randaugment: apply BLIP's RandomAugment(2, 5).
       prompt: put before the cleaned caption, as it is.
@@ -48,8 +46,6 @@ class ImageTextOptions:
 
     image_size: int
     max_tokens: int
-    first: str
-    train: bool
     flip: bool
     randaugment: bool
     prompt: str = ""
@@ -111,8 +107,8 @@ def train_dataset(
     Returns:
       A dataset of dicts, with B = batch_size / process_count: image uint8 [B, S, S, 3];
       input_ids and attention_mask int32 [B, T]; image_index int32 [B], not negative, equal for
-      rows of one image_id; uid_hash uint32 [B]; and, with a prompt, prompt_length int32 [B],
-      the tokens before the caption, the first token included.
+      rows of one image_id; uid_hash uint32 [B]; and prompt_length int32 [B], the tokens before
+      the caption, the first token included.
 
     Raises:
       ValueError: fewer records than batch_size, or batch_size that the processes cannot share;
@@ -142,31 +138,32 @@ def train_dataset(
     )
 
 
-def eval_batches(
-    records: Records,
-    tokenizer: Tokenizer,
-    options: ImageTextOptions,
-    batch_size: int,
-    *,
-    skips: Skips | None = None,
-) -> Iterator[Batch]:
-    """Every record once, in order, never augmented, with its first caption.
+def image_batches(
+    records: Sequence[Record], size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, list[str], list[Record]]]:
+    """Every record's image once, in order, squashed to size x size, never augmented.
 
-    Batches are those of `train_dataset` with `valid` bool [B]. The last is filled with its last
-    row, not valid. A record whose image cannot be read keeps its row: black, not valid, counted
-    in `skips` as unreadable_image.
+    Yields:
+      Pixels uint8 [B, S, S, 3], of which the last batch repeats its last row to stay B long;
+      "ok" or why the image could not be read (it is black then), one for each real row; and the
+      record of every row, repeated ones included.
     """
-    skips = Skips() if skips is None else skips
-    collate = _collator(tokenizer, options, skips)
-    read = partial(_read_eval, options=options, skips=skips)
+    batch_size = min(batch_size, len(records))
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(records), batch_size):
-            rows = list(pool.map(read, records[start : start + batch_size]))
+            chosen = list(records[start : start + batch_size])
+            rows = list(pool.map(partial(_read_square, size=size), chosen))
             padding = batch_size - len(rows)
-            examples = [example for example, _ in rows]
-            batch = collate(examples + examples[-1:] * padding)
-            batch["valid"] = np.array([ok for _, ok in rows] + [False] * padding)
-            yield batch
+            pixels = [image for image, _ in rows] + [rows[-1][0]] * padding
+            yield np.stack(pixels), [s for _, s in rows], chosen + chosen[-1:] * padding
+
+
+def _read_square(record: Record, size: int) -> tuple[np.ndarray, str]:
+    try:
+        return to_array(resize_square(open_image(record.image), size)), "ok"
+    except ImageError as error:
+        log.warning("%s skipped: %s", record.uid, error)
+        return np.zeros((size, size, 3), np.uint8), str(error)
 
 
 def _read_train(
@@ -189,10 +186,7 @@ def _read_train(
                 f"More than half of the {total} images cannot be read; last: {error}"
             ) from error
         return None
-    if not options.train:
-        image = resize_square(image, options.image_size)
-    else:
-        image, caption = _augment(image, caption, options, rng)
+    image, caption = _augment(image, caption, options, rng)
     return _Example(record, to_array(image), caption)
 
 
@@ -206,19 +200,6 @@ def _augment(
     if options.randaugment:
         image = RandomAugment()(image, rng)
     return image, caption
-
-
-def _read_eval(
-    record: Record, *, options: ImageTextOptions, skips: Skips
-) -> tuple[_Example, bool]:
-    try:
-        image = to_array(resize_square(open_image(record.image), options.image_size))
-        readable = True
-    except ImageError as error:
-        _report_unreadable(record, error, skips)
-        image = np.zeros((options.image_size, options.image_size, 3), np.uint8)
-        readable = False
-    return _Example(record, image, record.captions[0]), readable
 
 
 def _report_unreadable(record: Record, error: ImageError, skips: Skips) -> None:
@@ -239,9 +220,7 @@ def _collator(
 
     def collate(examples: Sequence[_Example]) -> Batch:
         texts = [options.prompt + pre_caption(example.text) for example in examples]
-        ids, mask = tokenizer.encode(
-            texts, max_length=options.max_tokens, first=options.first
-        )
+        ids, mask = tokenizer.encode(texts, max_length=options.max_tokens)
         full = np.flatnonzero(mask[:, -1])
         for row, count in zip(full, tokenizer.count([texts[row] for row in full])):
             if count > options.max_tokens:
@@ -255,9 +234,8 @@ def _collator(
                 [_hash(r.image_id) & 0x7FFFFFFF for r in records], np.int32
             ),
             "uid_hash": np.array([_hash(r.uid) for r in records], np.uint32),
+            "prompt_length": np.full(len(examples), prompt_length, np.int32),
         }
-        if options.prompt:
-            batch["prompt_length"] = np.full(len(examples), prompt_length, np.int32)
         return batch
 
     return collate

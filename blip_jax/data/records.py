@@ -65,6 +65,11 @@ class Records(Sequence[Record]):
     def __getitem__(self, index):
         return self._rows[index]
 
+    def __add__(self, other: Records) -> Records:
+        """Both, in order, with both accounts."""
+        examples = (*self.examples, *other.examples)[:_EXAMPLES]
+        return Records((*self, *other), self.skipped + other.skipped, examples)
+
     def __repr__(self) -> str:
         return f"Records({len(self)} rows, skipped={dict(self.skipped)})"
 

@@ -17,8 +17,10 @@ def retrieval_recall(scores: np.ndarray, text_image: np.ndarray) -> dict[str, fl
     images = np.arange(scores.shape[0])
     own = text_image[None] == images[:, None]
     best_own = np.where(own, scores, -np.inf).max(1)
-    text_rank = (scores > best_own[:, None]).sum(1)
-    image_rank = (scores > scores[text_image, np.arange(len(text_image))][None]).sum(0)
+    right = scores[text_image, np.arange(len(text_image))]
+    # An equal score counts against: a model that scores all alike has found nothing.
+    text_rank = ((scores >= best_own[:, None]) & ~own).sum(1)
+    image_rank = ((scores >= right[None]) & ~own).sum(0)
     recall = {
         f"{name}_r{k}": float(np.mean(rank < k))
         for name, rank in (("tr", text_rank), ("ir", image_rank))

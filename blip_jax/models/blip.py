@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.config import BlipConfig
-from blip_jax.models.layers import normal
+from blip_jax.models.layers import INITIAL_STD, normal
 from blip_jax.models.med import (
     DecodingTransformer,
     KeysValues,
@@ -115,7 +115,14 @@ class Blip:
         return TextTransformer(self.config)
 
     def init(self, rng: jax.Array) -> Params:
-        """Random parameters: N(0, 0.02) kernels, zero biases (original's `_init_weights`)."""
+        """Random parameters: N(0, init_std) kernels, N(0, 0.02) embeddings, zero biases."""
+        scale = self.config.init_std / INITIAL_STD
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: x * scale if path[-1].key == "kernel" else x, self._init(rng)
+        )
+
+    def _init(self, rng: jax.Array) -> Params:
+        """The original's `_init_weights`, whose kernels are N(0, 0.02)."""
         c = self.config
         keys = iter(jax.random.split(rng, 12))
         image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3))

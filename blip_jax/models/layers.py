@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype
 
-normal = nn.initializers.normal(0.02)
+INITIAL_STD = 0.02
+normal = nn.initializers.normal(INITIAL_STD)
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from blip_jax import losses
-from blip_jax.data.pipeline import eval_batches
+from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.files import Progress, silent
 from blip_jax.metrics.bleu import bleu
@@ -56,7 +56,7 @@ def evaluate(
     """
     written: list[str] = []
     size = model.config.vision.image_size
-    for images, status, chosen in eval_batches(records, size, batch_size):
+    for images, status, chosen in image_batches(records, size, batch_size):
         keys = seed_keys(range(len(chosen)))
         ids, _ = write_captions(model, images, keys, options)
         texts = [row[0] for row in model.texts(ids)]

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from blip_jax.data.pipeline import eval_batches
+from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, silent
@@ -55,7 +55,7 @@ class Gallery:
 def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> Gallery:
     """Runs both towers over the readable images and all their captions."""
     tokens, image, texts, owners = [], [], [], []
-    for pixels, status, chosen in eval_batches(records, model.config.vision.image_size, batch_size):
+    for pixels, status, chosen in image_batches(records, model.config.vision.image_size, batch_size):
         ok = [i for i, s in enumerate(status) if s == "ok"]
         new_tokens, new_image = encode_images(model.blip, model.params, pixels)
         for i in ok:

@@ -22,6 +22,8 @@ class Checkpoints:
             save_decision_policy=policies.FixedIntervalPolicy(every),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
+        saved = self._checkpointer.checkpoints
+        self._latest = saved[-1].step if saved else 0
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -31,19 +33,19 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, data: Any) -> None:
         """Saves if `step`, the state's, is one to save at. `data` is a Grain iterator."""
-        items = {"state": state, "data": data}
-        self._checkpointer.save_checkpointables_async(step, items)
+        if step > self._latest:  # a restored step is there already, and step 0 is no work
+            items = {"state": state, "data": data}
+            self._checkpointer.save_checkpointables_async(step, items)
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
         """The newest saved state, laid out like `state`; `data` is moved to where it was.
 
         None if nothing was saved yet.
         """
-        if not self._checkpointer.checkpoints:
+        if not self._latest:
             return None
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         items = {"state": abstract, "data": data}
-        step = self._checkpointer.checkpoints[-1].step
-        return self._checkpointer.load_checkpointables(step, items)["state"]
+        return self._checkpointer.load_checkpointables(self._latest, items)["state"]

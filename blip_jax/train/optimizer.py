@@ -33,9 +33,27 @@ def decayed(params: Any) -> Any:
     )
 
 
+def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
+    """Scales the updates of parameters whose path a pattern is found in; 0 freezes them."""
+
+    def factor(path: tuple[Any, ...]) -> float:
+        name = path_name(path)
+        return next((f for pattern, f in multipliers.items() if re.search(pattern, name)), 1.0)
+
+    return optax.stateless(
+        lambda updates, _: jax.tree_util.tree_map_with_path(
+            lambda path, update: factor(path) * update, updates
+        )
+    )
+
+
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """AdamW (0.9, `config.b2`) with decoupled decay, after clipping by global norm."""
+    """AdamW (0.9, `config.b2`) with decoupled decay, after clipping by global norm.
+
+    `config.multipliers` maps patterns of parameter paths to factors of the learning rate.
+    """
     adamw = optax.adamw(
         schedule(config, steps), b2=config.b2, weight_decay=config.weight_decay, mask=decayed
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(clip, adamw, multiplied(dict(config.multipliers)))

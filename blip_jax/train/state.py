@@ -79,7 +79,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
-        metrics |= {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return state.replace(
             step=state.step + 1, params=params, opt_state=opt_state, memory=memory
         ), metrics

@@ -1,0 +1,2 @@
+def write_report(config, workdir, sources):
+    return workdir

@@ -1,0 +1,202 @@
+"""Training: devices, killing and resuming, queues and teacher, and what it refuses."""
+
+import json
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import batch, init_params, pretraining, settings
+
+from blip_jax.tasks.contrastive import enqueue
+from blip_jax.train import loop
+from blip_jax.train.loop import DivergedError, Run, train
+from blip_jax.train.mesh import make_mesh, put_batch, shardings
+from blip_jax.train.metrics import read_metrics
+from blip_jax.train.optimizer import decayed, make_optimizer, schedule
+from blip_jax.train.state import init_state, make_train_step
+
+
+def dataset():
+    return grain.MapDataset.range(0, 1000).seed(1).shuffle().map(batch).to_iter_dataset()
+
+
+def steps_on(shape, devices, count=3):
+    mesh = make_mesh(shape, jax.devices()[:devices])
+    optimizer = optax.sgd(0.1)  # linear in the gradients, so that it hides no difference
+    with jax.set_mesh(mesh):
+        task = pretraining()
+        state = init_state(task, init_params(), optimizer, 0, mesh)
+        layout = jax.tree.map(lambda x: x.sharding, state)
+        step = make_train_step(task, optimizer, layout, mesh)
+        losses = []
+        for i in range(count):
+            state, metrics = step(state, put_batch(batch(i), mesh))
+            losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state.params), jax.device_get(state.memory)
+
+
+def test_eight_devices_compute_what_one_does():
+    losses, params, memory = steps_on({"data": 1}, 1)
+    for shape in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+        again, others, their_memory = steps_on(shape, 8)
+        np.testing.assert_allclose(again, losses, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), others, params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), their_memory, memory
+        )
+
+
+def test_parameters_moments_and_teacher_are_split_by_the_rules():
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    optimizer = optax.adamw(1e-3)
+    with jax.set_mesh(mesh):
+        state = init_state(pretraining(), init_params(), optimizer, 0, mesh)
+    spec = jax.P(None, "fsdp", "tensor")
+    moments = state.opt_state[0].mu
+    for tree in (state.params, moments, state.memory["teacher"]):
+        assert tree["vision"]["blocks"]["mlp"]["up"]["kernel"].sharding.spec == spec
+    assert state.memory["queue"]["image"].sharding.spec == jax.P("fsdp", None)
+    assert state.params["vision"]["norm"]["scale"].sharding.spec == jax.P()
+    odd = {"up": {"kernel": jax.ShapeDtypeStruct((3, 6), jnp.float32)}}
+    assert shardings(odd, mesh)["up"]["kernel"].spec == jax.P(None, "tensor")
+
+
+def test_queue_is_first_in_first_out_for_any_length():
+    for size, rows in ((7, 3), (4, 4), (3, 5)):
+        queue = {
+            "image": jnp.zeros((size, 1)),
+            "text": jnp.zeros((size, 1)),
+            "image_index": jnp.full(size, -1, jnp.int32),
+            "count": jnp.int32(0),
+        }
+        seen = []
+        for start in range(0, 4 * rows, rows):
+            new = jnp.arange(start, start + rows)
+            queue = enqueue(queue, new[:, None] * 1.0, new[:, None] * 2.0, new)
+            seen += new.tolist()
+            stored = [i for i in queue["image_index"].tolist() if i >= 0]
+            assert sorted(stored) == seen[-size:]
+            np.testing.assert_array_equal(queue["text"], 2 * queue["image"])
+        assert int(queue["count"]) == 4 * rows
+
+
+def test_teacher_moves_by_an_exponential_average_before_its_features_are_taken():
+    task, params = pretraining(momentum=0.9), init_params()
+    memory = task.init_memory(init_params(1))
+    _, (after, _) = jax.jit(task.loss)(
+        params, memory, batch(0), jax.random.key(0), jnp.int32(0)
+    )
+    for name in ("vision_proj", "text_proj"):
+        expected = 0.9 * memory["teacher"][name]["kernel"] + 0.1 * params[name]["kernel"]
+        np.testing.assert_allclose(after["teacher"][name]["kernel"], expected, atol=1e-6)
+    still = pretraining(momentum=1.0)
+    _, (frozen, _) = jax.jit(still.loss)(
+        params, memory, batch(0), jax.random.key(0), jnp.int32(0)
+    )
+    difference = np.abs(after["queue"]["image"][:8] - frozen["queue"]["image"][:8]).max()
+    assert difference > 1e-4
+
+
+def test_no_gradient_reaches_the_teacher_or_the_queue():
+    task, params = pretraining(alpha_ramp_steps=0), init_params()
+    memory = task.init_memory(params)
+    queue = memory["queue"] | {"image_index": jnp.arange(500, 520, dtype=jnp.int32)}
+    rows = jax.tree.map(jnp.asarray, batch(0))
+    params = jax.tree.map(jnp.asarray, params)
+    queue |= {"image": jnp.ones((20, 16)) / 4, "text": jnp.ones((20, 16)) / 4}
+
+    def loss(teacher):
+        full = {"teacher": teacher, "queue": queue}
+        return task.loss(params, full, rows, jax.random.key(0), jnp.int32(9))[0]
+
+    grads = jax.jit(jax.grad(loss))(memory["teacher"])
+    assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
+
+
+def test_alpha_ramps_up_and_metrics_tell_of_collapse():
+    task, params = pretraining(), init_params()
+    memory = task.init_memory(params)
+    for step, alpha in ((0, 0.0), (2, 0.2), (9, 0.4)):
+        _, (_, metrics) = jax.jit(task.loss)(
+            params, memory, batch(0), jax.random.key(0), jnp.int32(step)
+        )
+        np.testing.assert_allclose(metrics["alpha"], alpha, rtol=1e-6)
+    names = {"itm_accuracy_match", "itm_accuracy_mismatch", "itm_below_chance", "recall_i2t"}
+    assert names | {"recall_t2i", "temperature", "teacher_cosine_image"} <= set(metrics)
+    assert float(metrics["teacher_cosine_image"]) > 0.9  # the teacher starts as a copy
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    task = pretraining()
+    whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+
+    class DyingCheckpoints(loop.Checkpoints):
+        def save(self, step, state, data):
+            super().save(step, state, data)
+            if step == 5:
+                raise Killed
+
+    run = Run(tmp_path / "b", "b", settings())
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Checkpoints", DyingCheckpoints)
+        with pytest.raises(Killed):
+            train(run, task, init_params(), dataset())
+    resumed = train(run, task, init_params(7), dataset())  # other parameters must not matter
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    losses = [[row["loss"] for row in read_metrics(tmp_path / name)] for name in "ab"]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_losses_fall_on_what_can_be_learnt(tmp_path):
+    data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
+    config = settings(steps=40, checkpoint_every=1000)
+    config.optimizer.lr = 5e-3
+    train(Run(tmp_path, "x", config), pretraining(), init_params(), data)
+    rows = read_metrics(tmp_path)
+    for name in ("loss_itc", "loss_lm"):
+        assert rows[-1][name] < rows[0][name] - 0.3
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path):
+    params = init_params()
+    params["temperature"] = np.float32(np.nan)
+    with pytest.raises(DivergedError, match="at step 1"):
+        train(Run(tmp_path, "x", settings()), pretraining(), params, dataset())
+
+
+def test_batches_that_do_not_divide_are_refused(tmp_path):
+    run = Run(tmp_path, "x", settings(mesh={"data": 8, "fsdp": 1, "tensor": 1}, batch_size=12))
+    with pytest.raises(ValueError, match="batch_size 12 does not divide over the 8 devices"):
+        train(run, pretraining(), init_params(), dataset())
+    with pytest.raises(ValueError, match="divide batch_size 10"):
+        pretraining().check(10)
+    with pytest.raises(ValueError, match="does not multiply to 8 devices"):
+        make_mesh({"data": 3})
+
+
+def test_metrics_survive_a_line_cut_by_a_kill(tmp_path):
+    lines = [json.dumps({"step": s, "loss": v}) for s, v in ((1, 3.0), (2, 2.0), (2, 2.5))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 3, "lo')
+    assert [row["loss"] for row in read_metrics(tmp_path)] == [3.0, 2.5]
+
+
+def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():
+    config = settings().optimizer
+    rate = schedule(config, 100)
+    assert rate(0) == pytest.approx(1e-5, rel=1e-3) and rate(2) == pytest.approx(1e-3)
+    assert rate(100) == pytest.approx(1e-5, rel=1e-3)
+    mask = decayed(init_params())
+    assert mask["text"]["blocks"]["mlp"]["up"]["kernel"]
+    assert mask["text"]["embeddings"]["word"]
+    assert not mask["text"]["blocks"]["mlp"]["up"]["bias"]
+    assert not mask["temperature"] and not mask["vision"]["positions"]
+    config.decay = "sometimes"
+    with pytest.raises(ValueError, match="expected 'cosine' or 'constant'"):
+        make_optimizer(config, 10)

@@ -1,0 +1,63 @@
+"""Small things the training tests are made of."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from blip_jax.config import TINY
+from blip_jax.models.blip import Blip
+from blip_jax.tasks.contrastive import Contrastive
+from blip_jax.tasks.pretrain import Pretrain
+
+TEXT = dataclasses.replace(
+    TINY.text, vocab_size=64, width=32, depth=2, mlp_width=64, dec_id=4, enc_id=5
+)
+VISION = dataclasses.replace(TINY.vision, image_size=16, width=32, depth=2, mlp_width=64)
+CONFIG = dataclasses.replace(TINY, vision=VISION, text=TEXT, embed_dim=16)
+
+
+def pretraining(**settings) -> Pretrain:
+    defaults = {"queue_size": 20, "alpha_ramp_steps": 4, "group": 4}
+    return Pretrain(Contrastive(Blip(CONFIG), **defaults | settings))
+
+
+def init_params(seed: int = 0):
+    return jax.device_get(jax.jit(Blip(CONFIG).init)(jax.random.key(seed)))
+
+
+def batch(seed: int, size: int = 8):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(6, 64, (size, 8)).astype(np.int32)
+    ids[:, 0] = 2
+    return {
+        "image": rng.integers(0, 256, (size, 16, 16, 3)).astype(np.uint8),
+        "input_ids": ids,
+        "attention_mask": np.ones((size, 8), np.int32),
+        "image_index": (np.arange(size) + 100 * seed).astype(np.int32),
+        "uid_hash": np.arange(size, dtype=np.uint32),
+        "prompt_length": np.ones(size, np.int32),
+    }
+
+
+def settings(steps: int = 6, **changes) -> ConfigDict:
+    config = {
+        "steps": steps,
+        "batch_size": 8,
+        "seed": 0,
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "optimizer": {
+            "lr": 1e-3,
+            "min_lr": 1e-5,
+            "warmup_steps": 2,
+            "decay": "cosine",
+            "b2": 0.99,
+            "weight_decay": 0.05,
+            "clip_norm": 1.0,
+            "multipliers": {},
+        },
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+    }
+    return ConfigDict(config | changes)
