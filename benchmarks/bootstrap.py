@@ -56,7 +56,9 @@ def table(results: list[dict[str, dict[str, float]]]) -> str:
         cells = []
         for column in COLUMNS:
             values = [100 * seed[name][column] for seed in results]
-            cells.append(f"{np.mean(values):.1f} ± {np.std(values, ddof=min(1, len(values) - 1)):.1f}")
+            cells.append(
+                f"{np.mean(values):.1f} ± {np.std(values, ddof=min(1, len(values) - 1)):.1f}"
+            )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -62,7 +62,9 @@ class BlipConfig:
     embed_dim: int = 256  # joint space of ITC
     sharing: Sharing = "all_but_self_attention"  # paper Table 3
     init_std: float = 0.02  # of kernels; narrow towers need more for the image to come through
-    dtype: Dtype = "float32"  # of activations; parameters, softmax, LayerNorm and losses are float32
+    dtype: Dtype = (
+        "float32"  # of activations; parameters, softmax, LayerNorm and losses are float32
+    )
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in a block
     unroll: int = 1  # blocks a step of the scan over layers; more compile longer and may run faster
 

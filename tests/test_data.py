@@ -13,15 +13,15 @@ from PIL import Image
 
 import blip_jax
 from blip_jax.data import augment, images, text
-from blip_jax.data.pipeline import ImageTextOptions, Skips, eval_batches, train_dataset
+from blip_jax.data.pipeline import ImageTextOptions, Skips, image_batches, train_dataset
 from blip_jax.data.records import Records, read_all, read_json
 from blip_jax.tokenizer import Tokenizer
 
 WORDS = ["a small dog to the left of a tree", "a bird", "a picture of a red house", "right"]
 PLAIN = ImageTextOptions(
-    image_size=8, max_tokens=12, first="[CLS]", train=False, flip=False, randaugment=False
+    image_size=8, max_tokens=12, flip=False, randaugment=False, crop_scale=(1.0, 1.0)
 )
-AUGMENTED = dataclasses.replace(PLAIN, train=True, flip=True, randaugment=True)
+AUGMENTED = dataclasses.replace(PLAIN, flip=True, randaugment=True, crop_scale=(0.2, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def encoded(width: int = 32, height: int = 32, form: str = "JPEG") -> bytes:
     ("raw", "clean"),
     [
         ("A dog.  Two (cats)!\n", "a dog two cats"),
-        ("it's 5:30; #1 ~ \"So\" ***", "it's 5 30 1 so"),
+        ('it\'s 5:30; #1 ~ "So" ***', "it's 5 30 1 so"),
         ("what? yes, no", "what? yes, no"),
         ("...", ""),
     ],
@@ -291,9 +291,10 @@ def test_random_augment_leaves_a_quarter_and_more_untouched():
 
 
 def test_batch_has_the_promised_arrays(tmp_path, tokenizer):
-    options = dataclasses.replace(PLAIN, first="[DEC]", prompt="a picture of ")
-    batch = next(iter(train_dataset(make_rows(tmp_path, 6), tokenizer, options,
-                                    batch_size=4, seed=0)))
+    options = dataclasses.replace(PLAIN, prompt="a picture of ")
+    batch = next(
+        iter(train_dataset(make_rows(tmp_path, 6), tokenizer, options, batch_size=4, seed=0))
+    )
     shapes = {name: (value.shape, str(value.dtype)) for name, value in batch.items()}
     assert shapes == {
         "image": ((4, 8, 8, 3), "uint8"),
@@ -303,7 +304,7 @@ def test_batch_has_the_promised_arrays(tmp_path, tokenizer):
         "uid_hash": ((4,), "uint32"),
         "prompt_length": ((4,), "int32"),
     }
-    prompt, _ = tokenizer.encode(["a picture of"], max_length=4, first="[DEC]", eos=False)
+    prompt, _ = tokenizer.encode(["a picture of"], max_length=4, eos=False)
     assert (batch["prompt_length"] == 4).all()
     np.testing.assert_array_equal(batch["input_ids"][:, :4], np.repeat(prompt, 4, 0))
     assert (batch["image_index"] >= 0).all() and len(set(batch["image_index"])) == 4
@@ -312,8 +313,7 @@ def test_batch_has_the_promised_arrays(tmp_path, tokenizer):
 def test_epochs_are_whole_and_differ(tmp_path, tokenizer):
     records = make_rows(tmp_path, 12)
     stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=1))
-    epochs = [np.concatenate([b["image"][:, 0, 0, 0] for b in take(stream, 3)])
-              for _ in range(2)]
+    epochs = [np.concatenate([b["image"][:, 0, 0, 0] for b in take(stream, 3)]) for _ in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert (epochs[0] != epochs[1]).any()
 
@@ -322,12 +322,20 @@ def test_seed_decides_the_stream_whatever_the_threads(tmp_path, tokenizer):
     records = make_rows(tmp_path, 8)
 
     def stream(seed, threads):
-        return take(iter(train_dataset(records, tokenizer, AUGMENTED, batch_size=4, seed=seed,
-                                       threads=threads)), 5)
+        return take(
+            iter(
+                train_dataset(
+                    records, tokenizer, AUGMENTED, batch_size=4, seed=seed, threads=threads
+                )
+            ),
+            5,
+        )
 
     assert_same(stream(3, 0), stream(3, 4))
     different = stream(4, 0)
-    assert any((a["image"] != b["image"]).any() for a, b in zip(stream(3, 0), different))
+    assert any(
+        (a["image"] != b["image"]).any() for a, b in zip(stream(3, 0), different, strict=True)
+    )
 
 
 def test_captions_are_drawn_anew(tmp_path, tokenizer):
@@ -357,17 +365,29 @@ def test_processes_split_each_global_batch(tmp_path, tokenizer):
     records = make_rows(tmp_path, 10)
 
     def hosts(count):
-        streams = [iter(train_dataset(records, tokenizer, AUGMENTED, batch_size=4, seed=2,
-                                      process_index=i, process_count=count))
-                   for i in range(count)]
+        streams = [
+            iter(
+                train_dataset(
+                    records,
+                    tokenizer,
+                    AUGMENTED,
+                    batch_size=4,
+                    seed=2,
+                    process_index=i,
+                    process_count=count,
+                )
+            )
+            for i in range(count)
+        ]
         return [take(stream, 5) for stream in streams]
 
     whole = hosts(1)[0]
     even, odd = hosts(2)
     for name in ("uid_hash", "image"):
         joined = np.stack([[b[name] for b in even], [b[name] for b in odd]], 2)
-        np.testing.assert_array_equal(joined.reshape(np.shape([b[name] for b in whole])),
-                                      [b[name] for b in whole])
+        np.testing.assert_array_equal(
+            joined.reshape(np.shape([b[name] for b in whole])), [b[name] for b in whole]
+        )
     # 20 rows are two epochs: in each, the two processes share nothing.
     seen = [np.concatenate([b["uid_hash"] for b in host]) for host in (even, odd)]
     assert not set(seen[0][:5]) & set(seen[1][:5])
@@ -404,7 +424,7 @@ def test_flip_exchanges_the_words_with_the_image(tmp_path, tokenizer):
     seen = set()
     for batch in take(stream, 10):
         words = tokenizer.decode(batch["input_ids"])
-        for image, caption in zip(batch["image"], words):
+        for image, caption in zip(batch["image"], words, strict=False):
             side = "left" if image[0, 0, 0] > image[0, -1, 0] else "right"
             assert caption.endswith(side)
             seen.add(side)
@@ -433,8 +453,9 @@ def test_impossible_batches_are_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="batch_size 3 .* 2 processes"):
         train_dataset(records, tokenizer, PLAIN, batch_size=3, seed=0, process_count=2)
     with pytest.raises(ValueError, match="process_index 2"):
-        train_dataset(records, tokenizer, PLAIN, batch_size=2, seed=0, process_index=2,
-                      process_count=2)
+        train_dataset(
+            records, tokenizer, PLAIN, batch_size=2, seed=0, process_index=2, process_count=2
+        )
     options = dataclasses.replace(PLAIN, prompt="a picture of ", max_tokens=4)
     with pytest.raises(ValueError, match="prompt takes 4 of max_tokens 4"):
         train_dataset(records, tokenizer, options, batch_size=2, seed=0)
@@ -443,18 +464,16 @@ def test_impossible_batches_are_refused(tmp_path, tokenizer):
 # evaluation batches
 
 
-def test_evaluation_keeps_order_fills_the_last_batch_and_marks_broken(tmp_path, tokenizer):
+def test_evaluation_keeps_order_fills_the_last_batch_and_marks_broken(tmp_path):
     records = make_rows(tmp_path, 7, broken=(1,))
-    skips = Skips()
-    # `train` augments nothing here.
-    batches = list(eval_batches(records, tokenizer, AUGMENTED, 3, skips=skips))
-    assert [b["valid"].tolist() for b in batches] == [
-        [True, False, True], [True, True, True], [True, False, False],
-    ]
-    greys = np.concatenate([b["image"][:, 0, 0, 0] for b in batches])
+    batches = list(image_batches(records, 8, 3))
+    readable = [[status == "ok" for status in found] for _, found, _ in batches]
+    assert readable == [[True, False, True], [True, True, True], [True]]
+    assert "1.png" in batches[0][1][1]
+    greys = np.concatenate([pixels[:, 0, 0, 0] for pixels, _, _ in batches])
     assert greys.tolist() == [0, 0, 2, 3, 4, 5, 6, 6, 6]
-    assert skips.counts == {"unreadable_image": 1}
-    assert tokenizer.decode(batches[0]["input_ids"]) == ["a dog"] * 3
+    chosen = [record.uid for _, _, rows in batches for record in rows]
+    assert chosen == [records[i].uid for i in (0, 1, 2, 3, 4, 5, 6, 6, 6)]
 
 
 # rooms

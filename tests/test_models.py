@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
-from blip_jax.models.blip import Blip, decoder_view, encoder_view, unimodal_part
+from blip_jax.models.blip import Blip, decoder_view, encoder_view
 from blip_jax.models.vit import resize_positions
 
 IDS = jnp.array([[5, 6, 7, 8, 9, 0], [5, 9, 8, 7, 0, 0]])
@@ -67,7 +67,9 @@ def test_views_share_all_but_self_attention(tiny):
 def gradient_norms(loss, params):
     grads = jax.grad(loss)(params)
     blocks = grads["text"]["blocks"]
-    return {k: float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(v))) for k, v in blocks.items()}
+    return {
+        k: float(sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(v))) for k, v in blocks.items()
+    }
 
 
 def test_each_use_moves_its_own_parameters_only(tiny):
@@ -114,7 +116,10 @@ def test_padding_changes_nothing(tiny):
     mask = jnp.pad(MASK, ((0, 0), (0, 4)))
     for short, long in (
         (blip.text_embeds(params, IDS, MASK), blip.text_embeds(params, wide, mask)),
-        (blip.match_logits(params, tokens, IDS, MASK), blip.match_logits(params, tokens, wide, mask)),
+        (
+            blip.match_logits(params, tokens, IDS, MASK),
+            blip.match_logits(params, tokens, wide, mask),
+        ),
         (
             blip.lm_logits(params, tokens, IDS, MASK)[1, :4],
             blip.lm_logits(params, tokens, wide, mask)[1, :4],

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from blip_jax.config import BlipConfig, TextConfig, VisionConfig
-from blip_jax.interop.names import CROSS_ATTENTION, EMBEDDINGS, LM_HEAD, MLP, SELF_ATTENTION
-from blip_jax.interop.names import VISION, VISION_LAYER
+from blip_jax.interop.names import (
+    CROSS_ATTENTION,
+    EMBEDDINGS,
+    LM_HEAD,
+    MLP,
+    SELF_ATTENTION,
+    VISION,
+    VISION_LAYER,
+)
 from blip_jax.interop.salesforce import import_pretrain
 from blip_jax.interop.torch_file import read_torch
 from blip_jax.models.blip import Blip
@@ -75,9 +82,7 @@ def step(shared):
 
 @pytest.mark.parametrize("name", ["itc", "itm", "lm"])
 def test_losses(step, name):
-    np.testing.assert_allclose(
-        step.metrics[f"loss_{name}"], step.theirs[f"loss_{name}"], rtol=1e-4
-    )
+    np.testing.assert_allclose(step.metrics[f"loss_{name}"], step.theirs[f"loss_{name}"], rtol=1e-4)
 
 
 def leaf(tree, path):

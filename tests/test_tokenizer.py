@@ -94,7 +94,9 @@ def test_saved_folder_reads_back_alike_from_either_file(small, tmp_path):
             again.encode(TEXTS, max_length=16, first="[ENC]")[0], expected
         )
     assert sorted(f.name for f in (tmp_path / "both").iterdir()) == [
-        "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
     ]
     config = json.loads((tmp_path / "both" / "tokenizer_config.json").read_text())
     assert (config["bos_token"], config["additional_special_tokens"]) == ("[DEC]", ["[ENC]"])

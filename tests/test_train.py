@@ -44,9 +44,7 @@ def test_eight_devices_compute_what_one_does():
         again, others, their_memory = steps_on(shape, 8)
         np.testing.assert_allclose(again, losses, rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), others, params)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), their_memory, memory
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), their_memory, memory)
 
 
 def test_parameters_moments_and_teacher_are_split_by_the_rules():
@@ -86,16 +84,12 @@ def test_queue_is_first_in_first_out_for_any_length():
 def test_teacher_moves_by_an_exponential_average_before_its_features_are_taken():
     task, params = pretraining(momentum=0.9), init_params()
     memory = task.init_memory(init_params(1))
-    _, (after, _) = jax.jit(task.loss)(
-        params, memory, batch(0), jax.random.key(0), jnp.int32(0)
-    )
+    _, (after, _) = jax.jit(task.loss)(params, memory, batch(0), jax.random.key(0), jnp.int32(0))
     for name in ("vision_proj", "text_proj"):
         expected = 0.9 * memory["teacher"][name]["kernel"] + 0.1 * params[name]["kernel"]
         np.testing.assert_allclose(after["teacher"][name]["kernel"], expected, atol=1e-6)
     still = pretraining(momentum=1.0)
-    _, (frozen, _) = jax.jit(still.loss)(
-        params, memory, batch(0), jax.random.key(0), jnp.int32(0)
-    )
+    _, (frozen, _) = jax.jit(still.loss)(params, memory, batch(0), jax.random.key(0), jnp.int32(0))
     difference = np.abs(after["queue"]["image"][:8] - frozen["queue"]["image"][:8]).max()
     assert difference > 1e-4
 

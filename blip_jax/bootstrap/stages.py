@@ -120,9 +120,7 @@ class Loop:
         )
         folder = self.workdir / name / "capfilt"
         with bar(f"{name}/capfilt", "image") as progress:
-            rows = score_records(
-                self.sources.web, captioner, matcher, folder, options, progress
-            )
+            rows = score_records(self.sources.web, captioner, matcher, folder, options, progress)
         facts = summary(rows, settings.threshold) | truth_summary(
             rows, self.sources, settings.threshold
         )
@@ -151,9 +149,7 @@ class Loop:
         settings, val = self.config.evaluate, self.sources.val
         options = CaptionOptions(**settings.caption.to_dict())
         with bar(f"{name}/evaluate captions", "image") as progress:
-            scores, captions = caption.evaluate(
-                model, val, options, settings.batch_size, progress
-            )
+            scores, captions = caption.evaluate(model, val, options, settings.batch_size, progress)
         with bar(f"{name}/evaluate retrieval", "pair") as progress:
             scores |= retrieval.evaluate(
                 model,
@@ -188,9 +184,7 @@ class bar:
         self._bar.update(done - self._bar.n)
 
 
-def truth_summary(
-    rows: list[dict[str, Any]], sources: Sources, threshold: float
-) -> dict[str, Any]:
+def truth_summary(rows: list[dict[str, Any]], sources: Sources, threshold: float) -> dict[str, Any]:
     """What the filter and the captioner were worth, where the truth is known.
 
     `caught` is the share under the threshold by kind of text; the `true_share`s are the shares of

@@ -106,10 +106,11 @@ def _no_strength(augment: RandomAugment, rng: np.random.Generator) -> None:
 OPERATIONS: dict[str, tuple[_Operation, _Strength]] = {
     "Identity": (lambda image, _: image, _no_strength),
     "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), _no_strength),
-    "Brightness": (lambda image, f: ImageEnhance.Brightness(image).enhance(f),
-                   RandomAugment.factor),
-    "Sharpness": (lambda image, f: ImageEnhance.Sharpness(image).enhance(f),
-                  RandomAugment.factor),
+    "Brightness": (
+        lambda image, f: ImageEnhance.Brightness(image).enhance(f),
+        RandomAugment.factor,
+    ),
+    "Sharpness": (lambda image, f: ImageEnhance.Sharpness(image).enhance(f), RandomAugment.factor),
     "Equalize": (lambda image, _: ImageOps.equalize(image), _no_strength),
     "ShearX": (lambda image, f: _affine(image, (1, -f, 0, 0, 1, 0)), _up_to(0.3)),
     "ShearY": (lambda image, f: _affine(image, (1, 0, 0, -f, 1, 0)), _up_to(0.3)),

@@ -124,9 +124,7 @@ def train_dataset(
         raise ValueError(f"{len(records)} records cannot fill one batch of {batch_size}.")
     skips = Skips() if skips is None else skips
     local_size = batch_size // process_count
-    reader = partial(
-        _read_train, options=options, skips=skips, broken=set(), total=len(records)
-    )
+    reader = partial(_read_train, options=options, skips=skips, broken=set(), total=len(records))
     # Slicing the endless stream, not the records, keeps processes in the same epoch.
     rows = grain.MapDataset.source(records).seed(seed).shuffle().random_map(reader).repeat()
     rows = rows.slice(slice(process_index, None, process_count))
@@ -222,7 +220,7 @@ def _collator(
         texts = [options.prompt + pre_caption(example.text) for example in examples]
         ids, mask = tokenizer.encode(texts, max_length=options.max_tokens)
         full = np.flatnonzero(mask[:, -1])
-        for row, count in zip(full, tokenizer.count([texts[row] for row in full])):
+        for row, count in zip(full, tokenizer.count([texts[row] for row in full]), strict=False):
             if count > options.max_tokens:
                 skips.add("truncated_caption", examples[row].record.uid)
         records = [example.record for example in examples]
@@ -230,9 +228,7 @@ def _collator(
             "image": np.stack([example.image for example in examples]),
             "input_ids": ids,
             "attention_mask": mask,
-            "image_index": np.array(
-                [_hash(r.image_id) & 0x7FFFFFFF for r in records], np.int32
-            ),
+            "image_index": np.array([_hash(r.image_id) & 0x7FFFFFFF for r in records], np.int32),
             "uid_hash": np.array([_hash(r.uid) for r in records], np.uint32),
             "prompt_length": np.full(len(examples), prompt_length, np.int32),
         }

@@ -110,7 +110,7 @@ def read_all(
     roots = [None] * len(paths) if roots is None else roots
     if len(roots) != len(paths):
         raise ValueError(f"{len(paths)} annotation files were given with {len(roots)} roots.")
-    parts = [read_json(path, root) for path, root in zip(paths, roots)]
+    parts = [read_json(path, root) for path, root in zip(paths, roots, strict=False)]
     rows = [row for part in parts for row in part]
     if len({row.uid for row in rows}) < len(rows):
         raise ValueError(

@@ -94,9 +94,7 @@ class DecodingBlock(TextBlock):
         slots = jnp.arange(cache[0].shape[2])
         write = (slots[None] == position[:, None])[:, None, :, None, None]
         new = self.attention.keys_values(x)
-        cache = tuple(
-            jnp.where(write, n[:, :, None], c) for n, c in zip(new, cache, strict=True)
-        )
+        cache = tuple(jnp.where(write, n[:, :, None], c) for n, c in zip(new, cache, strict=True))
         rows = x.shape[0] * x.shape[1]
         mask = jnp.repeat(slots[None] <= position[:, None], x.shape[1], axis=0)[:, None, None]
         flat = tuple(c.reshape(rows, *c.shape[2:]) for c in cache)

@@ -155,9 +155,7 @@ class Contrastive:
         }
 
 
-def enqueue(
-    queue: Memory, image: jax.Array, text: jax.Array, image_index: jax.Array
-) -> Memory:
+def enqueue(queue: Memory, image: jax.Array, text: jax.Array, image_index: jax.Array) -> Memory:
     """First in, first out, for any batch and queue size: slots are counted modulo Q."""
     size = queue["image_index"].shape[0]
     count = queue["count"] + image.shape[0]

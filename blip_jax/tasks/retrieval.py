@@ -55,7 +55,9 @@ class Gallery:
 def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> Gallery:
     """Runs both towers over the readable images and all their captions."""
     tokens, image, texts, owners = [], [], [], []
-    for pixels, status, chosen in image_batches(records, model.config.vision.image_size, batch_size):
+    for pixels, status, chosen in image_batches(
+        records, model.config.vision.image_size, batch_size
+    ):
         ok = [i for i, s in enumerate(status) if s == "ok"]
         new_tokens, new_image = encode_images(model.blip, model.params, pixels)
         for i in ok:
@@ -137,9 +139,7 @@ def match_pairs(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode_images(
-    blip: Blip, params: Params, pixels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def encode_images(blip: Blip, params: Params, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Pixels -> image tokens [B, S, W] and unit vectors [B, E]."""
     tokens = blip.image_tokens(params, pixels)
     return tokens, blip.image_embeds(params, tokens)

@@ -15,7 +15,7 @@ from blip_jax.train.checkpoint import Checkpoints
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.metrics import MetricWriter
 from blip_jax.train.optimizer import make_optimizer, schedule
-from blip_jax.train.state import Task, TrainState, init_state, make_train_step
+from blip_jax.train.state import Task, init_state, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,10 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
     optimizer = make_optimizer(config.optimizer, config.steps)
     rate = schedule(config.optimizer, config.steps)
     writer = MetricWriter(run.folder)
-    with jax.set_mesh(mesh), Checkpoints(
-        run.folder / "checkpoints", config.checkpoint_every
-    ) as checkpoints:
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(run.folder / "checkpoints", config.checkpoint_every) as checkpoints,
+    ):
         state = init_state(task, params, optimizer, config.seed, mesh)
         layout = jax.tree.map(lambda x: x.sharding, state)
         train_step = make_train_step(task, optimizer, layout, mesh)

@@ -49,8 +49,10 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for pattern, axes in RULES:
         if re.search(pattern, name) and len(shape) >= len(axes):
             lead = len(shape) - len(axes)
-            fit = (a if a and n % mesh.shape[a] == 0 else None
-                   for a, n in zip(axes, shape[lead:], strict=True))
+            fit = (
+                a if a and n % mesh.shape[a] == 0 else None
+                for a, n in zip(axes, shape[lead:], strict=True)
+            )
             return P(*(None,) * lead, *fit)
     return P()
 

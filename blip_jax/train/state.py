@@ -84,6 +84,4 @@ def make_train_step(
             step=state.step + 1, params=params, opt_state=opt_state, memory=memory
         ), metrics
 
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P()))
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P())))

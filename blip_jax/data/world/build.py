@@ -33,11 +33,13 @@ def build(
     image_id -> {"scene", "kind", "true"}. No scene of val is in web or clean.
 
     Raises:
-      ValueError: `root` holds a world with other settings.
+      ValueError: `root` holds a world with other settings, or something else.
     """
     sizes = {"web": num_web, "clean": num_clean, "val": num_val}
     settings = {**sizes, "seed": seed, "size": size}
-    if root.exists():
+    if root.exists() and any(root.iterdir()):
+        if not (root / "world.json").exists():
+            raise ValueError(f"{root} holds no world.json; expected a world, or an empty folder")
         found = json.loads((root / "world.json").read_text())
         if found != settings:
             raise ValueError(f"{root} holds a world with settings {found}, not {settings}")
@@ -47,10 +49,10 @@ def build(
     scenes = draw_scenes(sizes, seed)
     truth: dict[str, Any] = {}
     done, total = 0, sum(sizes.values())
-    for split, members in scenes.items():
+    for stream, (split, members) in enumerate(scenes.items(), start=1):
         (partial / "images" / split).mkdir(parents=True)
         rows: list[dict[str, Any]] = []
-        rng = np.random.default_rng((seed, len(split)))
+        rng = np.random.default_rng((seed, stream))
         for i, scene in enumerate(members):
             where = {"image": f"images/{split}/{i:05d}.png", "image_id": f"{split}/{i:05d}"}
             draw(scene, size).save(partial / where["image"])
@@ -92,5 +94,13 @@ def write_texts(
         text, kind = web_caption(scene, other, rng)
         return [text], kind
     if split == "clean":
-        return [describe(scene, rng) for _ in range(CAPTIONS_PER_CLEAN)], "clean"
-    return [[describe(scene, rng) for _ in range(CAPTIONS_PER_VAL)]], "clean"
+        return distinct_captions(scene, CAPTIONS_PER_CLEAN, rng), "clean"
+    return [distinct_captions(scene, CAPTIONS_PER_VAL, rng)], "clean"
+
+
+def distinct_captions(scene: Scene, count: int, rng: np.random.Generator) -> list[str]:
+    """True captions, no two the same."""
+    captions: dict[str, None] = {}
+    while len(captions) < count:
+        captions[describe(scene, rng)] = None
+    return list(captions)

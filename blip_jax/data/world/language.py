@@ -2,12 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from blip_jax.data.world.scene import Group, Scene
+
+MAX_WORDS = 20
 
 # Meaning -> the words for it. The first is the name in `Group` and `Scene`.
 SHAPE_WORDS = {
@@ -42,10 +44,16 @@ RELATIONS = (
     ("beneath", "bottom", "top"),
 )
 PLACE_PHRASES = {
-    "left": ("on the left", "at left", "on its left"),
-    "right": ("on the right", "at right", "on its right"),
-    "top": ("at the top", "above it"),
-    "bottom": ("at the bottom", "below it"),
+    "left": ("on the left", "at left"),
+    "right": ("on the right", "at right"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+}
+RELATIVE_PHRASES = {  # after "with"
+    "left": ("on its left",),
+    "right": ("on its right",),
+    "top": ("above it",),
+    "bottom": ("below it",),
 }
 FRAMES = (
     "", "", "", "a drawing of", "a picture of", "an image of", "this shows", "you can see",
@@ -54,13 +62,19 @@ FRAMES = (
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """A true caption of the scene, lower case, one of many that could be said."""
-    groups = list(scene.groups)
+    """A true caption of the scene, lower case, one of many, at most `MAX_WORDS` words."""
+    while len((caption := any_caption(scene, rng)).split()) > MAX_WORDS:
+        pass
+    return caption
+
+
+def any_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A true caption of any length."""
     frame = str(rng.choice(FRAMES))
-    if len(groups) == 1:
-        body = noun_phrase(groups[0], rng)
+    if len(scene.groups) == 1:
+        body = noun_phrase(scene.groups[0], rng)
     else:
-        body = pair_phrase(groups, scene.places, rng)
+        body = pair_phrase(scene.groups, scene.places, rng)
     words = f"{frame} {body}".strip()
     if rng.random() < 0.35:
         background = str(rng.choice(BACKGROUND_PHRASES)).format(scene.background)
@@ -79,13 +93,11 @@ def pair_phrase(
     if form < 0.55:
         fit = [phrase for phrase, of_a, _ in RELATIONS if of_a == place_a]
         return f"{a} {rng.choice(fit)} {b}"
-    own = {p: [x for x in PLACE_PHRASES[str(p)] if "it" not in x.split()] for p in places}
-    own = {p: [x for x in phrases if "its" not in x.split()] for p, phrases in own.items()}
     if form < 0.7:
-        return f"{a} {rng.choice(own[place_a])} and {b} {rng.choice(own[place_b])}"
+        own_a, own_b = (rng.choice(PLACE_PHRASES[str(place)]) for place in (place_a, place_b))
+        return f"{a} {own_a} and {b} {own_b}"
     if form < 0.85:
-        relative = [x for x in PLACE_PHRASES[str(place_b)] if {"it", "its"} & set(x.split())]
-        return f"{a} with {b} {rng.choice(relative)}"
+        return f"{a} with {b} {rng.choice(RELATIVE_PHRASES[str(place_b)])}"
     return f"{a} and {b}"
 
 
@@ -104,39 +116,46 @@ def noun_phrase(group: Group, rng: np.random.Generator) -> str:
     return re.sub(r"\ba (?=orange\b)", "an ", text)
 
 
-def synonyms(table: dict[Any, tuple[str, ...]]) -> dict[str, Any]:
-    return {word: meaning for meaning, words in table.items() for word in words}
-
-
-_SHAPES = synonyms(SHAPE_WORDS)
-_PLURAL_SHAPES = {PLURALS.get(word, word + "s"): shape for word, shape in _SHAPES.items()}
-_SLOTS: dict[str, tuple[str, Any]] = {
-    **{word: ("size", v) for word, v in synonyms(SIZE_WORDS).items()},
-    **{word: ("texture", v) for word, v in synonyms(TEXTURE_WORDS).items()},
-    **{word: ("colour", v) for word, v in synonyms(COLOUR_WORDS).items()},
-    **{word: ("count", v) for word, v in synonyms(COUNT_WORDS).items()},
-    "an": ("count", 1),
-    "single": ("count", 1),
-    **{word: ("place", v) for word, v in synonyms(PLACE_PHRASES).items()},
-    **{
-        phrase.format(name): ("background", name)
-        for phrase in BACKGROUND_PHRASES
-        for name in BACKGROUND_NAMES
-    },
-}
-_CONNECTORS = {phrase: (a, b) for phrase, a, b in RELATIONS} | {
-    "and": (None, None),
-    "with": (None, None),
-    ",": (None, None),
-}
-_TERMS = sorted(
-    {*_SLOTS, *_CONNECTORS, *_SHAPES, *_PLURAL_SHAPES, *(f for f in FRAMES if f)},
-    key=len,
-    reverse=True,
-)
-_LEXER = re.compile(r"\s*(?:(" + "|".join(map(re.escape, _TERMS)) + r")(?!\w)|(\S+))")
+# Within the words about one object ranks rise; modifiers alone come in any order.
+_START, _OPENING, _FRAME, _COUNT, _MODIFIER, _NOUN, _ADDITION, _PLACE, _BACKGROUND = range(9)
 
 Claims = dict[str, Any]
+
+
+def terms(table: Mapping[Any, tuple[str, ...]], rank: int, slot: str) -> dict[str, Any]:
+    """Words of a table -> (rank, slot, meaning)."""
+    return {word: (rank, slot, meaning) for meaning, words in table.items() for word in words}
+
+
+_SINGULARS = terms(SHAPE_WORDS, _NOUN, "shape")
+_PLURALS = {PLURALS.get(word, word + "s"): term for word, term in _SINGULARS.items()}
+_TEXTURES = {
+    word: (_ADDITION if word.startswith("with") else rank, slot, meaning)
+    for word, (rank, slot, meaning) in terms(TEXTURE_WORDS, _MODIFIER, "texture").items()
+}
+_RELATIVES = terms(RELATIVE_PHRASES, _PLACE, "place")
+_BACKGROUNDS = {
+    name: tuple(phrase.format(name) for phrase in BACKGROUND_PHRASES) for name in BACKGROUND_NAMES
+}
+_TERMS: dict[str, tuple[int, str, Any]] = {
+    **terms({None: tuple(frame for frame in FRAMES if frame)}, _FRAME, "frame"),
+    **terms(COUNT_WORDS, _COUNT, "count"),
+    "an": (_COUNT, "count", 1),
+    **terms(SIZE_WORDS, _MODIFIER, "size"),
+    **terms(COLOUR_WORDS, _MODIFIER, "colour"),
+    **_TEXTURES,
+    **_SINGULARS,
+    **_PLURALS,
+    **terms(PLACE_PHRASES, _PLACE, "place"),
+    **_RELATIVES,
+    **terms(_BACKGROUNDS, _BACKGROUND, "background"),
+}
+_CONNECTORS: dict[str, tuple[str | None, str | None]] = {
+    **{phrase: (a, b) for phrase, a, b in RELATIONS},
+    **dict.fromkeys(("and", "with", ","), (None, None)),
+}
+_LONGEST_FIRST = sorted({*_TERMS, *_CONNECTORS}, key=len, reverse=True)
+_LEXER = re.compile(r"\s*(?:(" + "|".join(map(re.escape, _LONGEST_FIRST)) + r")(?!\w)|(\S+))")
 
 
 def is_true(caption: str, scene: Scene) -> bool | None:
@@ -147,74 +166,88 @@ def is_true(caption: str, scene: Scene) -> bool | None:
       is wrong; None if the text does not parse as a description: other words, broken grammar,
       cut short. None is not true either.
     """
-    claims = parse(caption)
-    if claims is None:
+    description = parse(caption)
+    if description is None:
         return None
-    background, objects = claims
+    background, objects = description
     if background not in (None, scene.background):
         return False
-    described = [(g, p) for g, p in zip(scene.groups, scene.places, strict=True)]
+    described = list(zip(scene.groups, scene.places, strict=True))
     return any(
-        all(holds(claim, *known) for claim, known in zip(objects, order, strict=True))
+        all(holds(claims, *known) for claims, known in zip(objects, order, strict=True))
         for order in itertools.permutations(described, len(objects))
     )
 
 
-def holds(claim: Claims, group: Group, place: str | None) -> bool:
+def holds(claims: Claims, group: Group, place: str | None) -> bool:
     """Whether one group is as claimed."""
     facts = {**vars(group), "place": place, "plural": group.count > 1}
-    return all(facts[slot] == value for slot, value in claim.items())
+    return all(facts[slot] == value for slot, value in claims.items())
 
 
 def parse(caption: str) -> tuple[str | None, list[Claims]] | None:
     """The background and the claims about each object; None if it is no description."""
-    background: str | None = None
-    objects: list[Claims] = []
-    current: Claims = {}
-    pending: str | None = None  # place that the last connector gives the next object
-    open_end = False  # a connector waits for its second half
-    for term, other in _LEXER.findall(caption.strip()):
-        if other:
+    reader = Reader()
+    for term, other in _LEXER.findall(caption.lower().strip()):
+        if other or not reader.take(term):
             return None
-        if term in _CONNECTORS:
-            of_previous, of_next = _CONNECTORS[term]
-            if term == "," and not current:
-                continue
-            if not close(current, objects, of_previous):
-                return None
-            current, pending, open_end = {}, of_next, True
-        elif term in _SHAPES or term in _PLURAL_SHAPES:
-            if "shape" in current:
-                return None
-            plural = term in _PLURAL_SHAPES
-            current["shape"] = _PLURAL_SHAPES[term] if plural else _SHAPES[term]
-            current["plural"] = plural
-            if pending:
-                current["place"] = pending
-            pending, open_end = None, False
-        elif term in FRAMES:
-            if current or objects:
-                return None
-        else:
-            slot, value = _SLOTS[term]
-            if slot == "background":
-                if background not in (None, value):
-                    return None
-                background = value
-            elif slot in current and current[slot] != value:
-                return None
-            else:
-                current[slot] = value
-    if open_end or (current and not close(current, objects, None)) or not 1 <= len(objects) <= 2:
+    if not reader.close(None) or len(reader.objects) > 2:
         return None
-    return background, objects
+    return reader.background, reader.objects
 
 
-def close(current: Claims, objects: list[Claims], place: str | None) -> bool:
-    """Finishes an object; False if it names no shape or is put in two places."""
-    if "shape" not in current or (place and current.get("place", place) != place):
-        return False
-    if place:
-        current["place"] = place
-    objects.append(current)
-    return True
+class Reader:
+    """Takes the terms of a caption one by one; each step says whether it may stand there."""
+
+    def __init__(self) -> None:
+        self.background: str | None = None
+        self.objects: list[Claims] = []
+        self._claims: Claims = {}  # about the object being read
+        self._rank = _START
+        self._connector = ""  # before that object
+        self._place: str | None = None  # that the connector gives it
+
+    def take(self, term: str) -> bool:
+        """Reads one term."""
+        if term in _CONNECTORS:
+            return (term == "," and self._rank == _OPENING) or self._connect(term)
+        rank, slot, value = _TERMS[term]
+        if slot == "background" and not self._claims:
+            rank = _OPENING
+        if rank < self._rank or (rank == self._rank and rank != _MODIFIER):
+            return False
+        if rank > _NOUN and "shape" not in self._claims:
+            return False
+        self._rank = rank
+        if slot == "background":
+            fresh, self.background = self.background is None, value
+            return fresh
+        return slot == "frame" or self._claim(term, slot, value)
+
+    def close(self, place: str | None) -> bool:
+        """Finishes an object; False if it names no shape or is put in two places."""
+        if "shape" not in self._claims:
+            return False
+        if place and self._claims.setdefault("place", place) != place:
+            return False
+        self.objects.append(self._claims)
+        return True
+
+    def _connect(self, connector: str) -> bool:
+        of_previous, self._place = _CONNECTORS[connector]
+        closed = self.close(of_previous)
+        self._claims, self._rank, self._connector = {}, _FRAME, connector
+        return closed
+
+    def _claim(self, term: str, slot: str, value: Any) -> bool:
+        if term in _RELATIVES and self._connector != "with":
+            return False
+        # Only a place may be said twice: by the connector and in its own words.
+        if slot in self._claims and (slot != "place" or self._claims[slot] != value):
+            return False
+        self._claims[slot] = value
+        if slot == "shape":
+            self._claims["plural"] = term in _PLURALS
+            if self._place:
+                self._claims["place"] = self._place
+        return True

@@ -1,7 +1,8 @@
 """What the web says of pictures: mostly something, sometimes the truth."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def changed(scene: Scene, rng: np.random.Generator) -> Scene:
     if slot == "place" and len(scene.groups) == 2:
         return dataclasses.replace(scene, groups=scene.groups[::-1])
     if slot == "count" and len(scene.groups) == 1:
-        values: object = (1, 2, 3)
+        values: Iterable[Any] = (1, 2, 3)
     else:
         slot = slot if slot in ("shape", "size", "texture") else "colour"
         values = {"shape": SHAPES, "size": SIZES, "texture": TEXTURES, "colour": COLOURS}[slot]
@@ -93,7 +94,7 @@ def changed(scene: Scene, rng: np.random.Generator) -> Scene:
     return dataclasses.replace(scene, groups=tuple(groups))
 
 
-def other_than(value: object, values: object, rng: np.random.Generator) -> object:
+def other_than(value: Any, values: Iterable[Any], rng: np.random.Generator) -> Any:
     rest = [v for v in values if v != value]
     return rest[int(rng.integers(len(rest)))]
 

@@ -1,6 +1,7 @@
 """Scenes: one or two groups of shapes on a background, and how they are drawn."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -14,10 +15,10 @@ COLOURS = {
     "yellow": (250, 220, 40),
     "purple": (140, 40, 180),
     "orange": (250, 135, 20),
-    "pink": (255, 140, 200),
+    "pink": (255, 105, 180),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.52, "large": 0.9}  # of the room an object has
+SIZES = {"small": 0.6, "large": 0.9}  # of the room an object has
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = {
     "white": (255, 255, 255),
@@ -27,6 +28,7 @@ BACKGROUNDS = {
 }
 PLACES = {"row": ("left", "right"), "column": ("top", "bottom")}
 OVERSAMPLING = 4
+MAX_SHIFT = 0.04  # of the side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +95,14 @@ def draw(scene: Scene, size: int = 32) -> Image.Image:
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     objects = [group for group in scene.groups for _ in range(group.count)]
-    room = {1: 0.42, 2: 0.25, 3: 0.18}[len(objects)] * side  # half of what an object may fill
+    room = {1: 0.42, 2: 0.25, 3: 0.165}[len(objects)]  # half of what an object may fill
+    # Along the layout objects move so little that they stay apart and inside the picture.
+    free = 0.5 / len(objects) - SIZES["large"] * room
+    shifts = np.array((min(MAX_SHIFT, free / 2), MAX_SHIFT))
     for i, group in enumerate(objects):
-        along, across = (i + 0.5) / len(objects) * side, side / 2
-        shift = rng.uniform(-0.04, 0.04, 2) * side
+        along, across = np.array(((i + 0.5) / len(objects), 0.5)) + rng.uniform(-shifts, shifts)
         x, y = (along, across) if scene.layout == "row" else (across, along)
-        draw_object(image, group, x + shift[0], y + shift[1], SIZES[group.size] * room)
+        draw_object(image, group, x * side, y * side, SIZES[group.size] * room * side)
     return image.resize((size, size), Image.Resampling.BOX)
 
 
@@ -113,7 +117,7 @@ def draw_object(image: Image.Image, group: Group, x: float, y: float, radius: fl
             hole = radius * 0.5
             pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=0)
     elif group.shape == "square":
-        inner = radius * 0.85
+        inner = radius * 0.92
         pen.rectangle((x - inner, y - inner, x + inner, y + inner), fill=255)
     elif group.shape == "cross":
         arm = radius * 0.32
@@ -122,7 +126,7 @@ def draw_object(image: Image.Image, group: Group, x: float, y: float, radius: fl
     else:
         points = 3 if group.shape == "triangle" else 10
         pen.polygon(list(outline(points, x, y, radius)), fill=255)
-    image.paste(surface(image.size, group, x, y), mask=mask)
+    image.paste(surface(image.size, group, x, y, radius), mask=mask)
 
 
 def outline(points: int, x: float, y: float, radius: float) -> list[tuple[float, float]]:
@@ -135,19 +139,20 @@ def outline(points: int, x: float, y: float, radius: float) -> list[tuple[float,
     return corners
 
 
-def surface(size: tuple[int, int], group: Group, x: float, y: float) -> Image.Image:
+def surface(size: tuple[int, int], group: Group, x: float, y: float, radius: float) -> Image.Image:
     """The object's colour, with dark stripes or white dots if it has them."""
     colour = COLOURS[group.colour]
     image = Image.new("RGB", size, colour)
     pen = ImageDraw.Draw(image)
-    step = 4 * OVERSAMPLING
+    step = 4.0 * OVERSAMPLING
     if group.texture == "striped":
-        dark = tuple(c // 4 for c in colour)
+        dark = tuple(c // 2 for c in colour)  # still to be seen on black
         for top in np.arange(y % step - step, size[1], step):
             pen.rectangle((0, top, size[0], top + step * 0.45), fill=dark)
     elif group.texture == "dotted":
-        dot = OVERSAMPLING * 0.9
-        for cx in np.arange(x % step - step, size[0] + step, step):
-            for cy in np.arange(y % step - step, size[1] + step, step):
-                pen.ellipse((cx - dot, cy - dot, cx + dot, cy + dot), fill=(255, 255, 255))
+        step = min(step, radius * 0.75)  # the nearest dots lie on a ring, however small
+        dot = step * 0.27
+        grid = np.arange(-math.ceil(radius / step), math.ceil(radius / step) + 1) * step
+        for cx, cy in itertools.product(x + grid, y + grid):
+            pen.ellipse((cx - dot, cy - dot, cx + dot, cy + dot), fill=(255, 255, 255))
     return image
