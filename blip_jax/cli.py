@@ -4,7 +4,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import flags
@@ -59,7 +59,7 @@ def command(argv: list[str]) -> None:
     commands[argv[0]](argv[1:])
 
 
-def nearest(name: str, names: object) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """', did you mean X?' where something is near."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f", did you mean {near[0]!r}?" if near else ""

@@ -17,7 +17,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file aside, then renames it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -33,4 +33,4 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Inverse of `write_json_lines`."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

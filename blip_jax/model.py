@@ -158,7 +158,7 @@ class Model:
 
     def _pixels(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """uint8 [B, S, S, 3]."""
-        several = images if isinstance(images, list | tuple) else [images]
+        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         if not several:
             raise ValueError("no images given")
         size = self.config.vision.image_size
@@ -234,7 +234,7 @@ def write_captions(
 def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., generation.Generated]:
     """The jitted program (params, pixels, prompt, prompt_length, keys) -> Generated."""
     text = blip.config.text
-    common = {
+    common: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
         "min_new_tokens": options.min_new_tokens,
         "eos_id": text.sep_id,
@@ -259,9 +259,9 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
         if options.method == "greedy":
             return generation.greedy(*start, **common)
         if options.method == "nucleus":
-            sampling = {"top_p": options.top_p, "top_k": options.top_k}
+            sampling: dict[str, Any] = {"keys": keys, "num_samples": options.num_captions}
             return generation.nucleus(
-                *start, keys=keys, num_samples=options.num_captions, **sampling, **common
+                *start, top_p=options.top_p, top_k=options.top_k, **sampling, **common
             )
         return generation.beam(
             *start,

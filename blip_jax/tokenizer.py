@@ -58,9 +58,9 @@ class Tokenizer:
         )
         self._backend = backend
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(
-            backend.token_to_id, BERT_SPECIALS
+            backend.get_vocab().__getitem__, BERT_SPECIALS
         )
-        self.dec_id, self.enc_id = map(backend.token_to_id, TASK_TOKENS)
+        self.dec_id, self.enc_id = map(backend.get_vocab().__getitem__, TASK_TOKENS)
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -74,11 +74,12 @@ class Tokenizer:
         path = Path(source)
         if path.is_dir():
             files = [path / name for name in ("tokenizer.json", "vocab.txt")]
-            path = next((f for f in files if f.is_file()), None)
-            if path is None:
+            found = [f for f in files if f.is_file()]
+            if not found:
                 raise FileNotFoundError(
                     f"The folder {source} holds neither tokenizer.json nor vocab.txt."
                 )
+            path = found[0]
         if not path.is_file():
             return cls(_from_hub(str(source)))
         try:
@@ -156,7 +157,7 @@ class Tokenizer:
         ids = np.full((len(texts), max_length), self.pad_id, np.int32)
         mask = np.zeros((len(texts), max_length), np.int32)
         tail = [self.sep_id] * eos
-        head = self._backend.token_to_id(first)
+        head = {"[CLS]": self.cls_id, "[DEC]": self.dec_id, "[ENC]": self.enc_id}[first]
         for row, pieces in enumerate(self._pieces(texts)):
             line = [head, *pieces[:room], *tail]
             ids[row, : len(line)] = line

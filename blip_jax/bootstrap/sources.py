@@ -28,9 +28,10 @@ class Sources:
 
     def is_true(self, image_id: str, text: str) -> bool | None:
         """Whether a text is right about an image; None where nobody knows."""
-        if self.truth is None or "scene" not in self.truth[image_id]:
+        known = (self.truth or {}).get(image_id, {})
+        if "scene" not in known:
             return None
-        scene = world.Scene.from_dict(self.truth[image_id]["scene"])
+        scene = world.Scene.from_dict(known["scene"])
         return world.is_true(text, scene) is True
 
 
@@ -40,8 +41,8 @@ def open_sources(config: ConfigDict, workdir: Path, progress: Progress) -> Sourc
         root = workdir / "world"
         world.build(root, **config.world.to_dict(), progress=progress)
         truth = json.loads((root / "truth.json").read_text())
-        names = (root / f"{split}.json" for split in ("web", "clean", "val"))
-        return Sources(*(read_json(name) for name in names), truth)
+        web, clean, val = (read_json(root / f"{name}.json") for name in ("web", "clean", "val"))
+        return Sources(web, clean, val, truth)
     return open_photos(config.photos, workdir)
 
 

@@ -161,7 +161,7 @@ class Loop:
             )
         judged = [self.sources.is_true(r.image_id, c) for r, c in zip(val, captions, strict=True)]
         if None not in judged:
-            scores["caption_truth"] = sum(judged) / len(judged)
+            scores["caption_truth"] = mean(judged)
         evaluation = {"scores": scores, "captions": captions}
         write_json(path, evaluation)
         return evaluation
@@ -190,10 +190,11 @@ def truth_summary(rows: list[dict[str, Any]], sources: Sources, threshold: float
     `caught` is the share under the threshold by kind of text; the `true_share`s are the shares of
     right texts among the web texts, the synthetic ones, and all that were kept.
     """
-    known = [r for r in rows if r["status"] == "ok" and r["image_id"] in (sources.truth or {})]
+    facts_of = sources.truth or {}
+    known = [r for r in rows if r["status"] == "ok" and r["image_id"] in facts_of]
     if not known:
         return {}
-    truth = [sources.truth[r["image_id"]] for r in known]
+    truth = [facts_of[r["image_id"]] for r in known]
     labels, scores = [t["true"] for t in truth], [r["web_itm"] for r in known]
     precision, recall = precision_recall_at(scores, labels, threshold)
     kinds = sorted({t["kind"] for t in truth})
@@ -202,7 +203,7 @@ def truth_summary(rows: list[dict[str, Any]], sources: Sources, threshold: float
         for kind in kinds
     }
     facts = {
-        "auc": roc_auc(scores, labels),
+        "auc": roc_auc(scores, labels) if len(set(labels)) == 2 else None,
         "precision": precision,
         "recall": recall,
         "caught": caught,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -52,7 +53,7 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.array(image, np.uint8)
 
 
-def _read(file: io.BufferedIOBase, name: str) -> Image.Image:
+def _read(file: BinaryIO, name: str) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:

@@ -219,7 +219,7 @@ def _collator(
     def collate(examples: Sequence[_Example]) -> Batch:
         texts = [options.prompt + pre_caption(example.text) for example in examples]
         ids, mask = tokenizer.encode(texts, max_length=options.max_tokens)
-        full = np.flatnonzero(mask[:, -1])
+        full = np.flatnonzero(mask[:, -1]).tolist()
         for row, count in zip(full, tokenizer.count([texts[row] for row in full]), strict=False):
             if count > options.max_tokens:
                 skips.add("truncated_caption", examples[row].record.uid)

@@ -173,7 +173,7 @@ class _Reader:
     def _field(self, number: int, row: dict, name: str, *kinds: type):
         value = row.get(name)
         if not isinstance(value, kinds) or (name == "image" and not value):
-            wanted = " or ".join({str: "a string", list: "a list"}[kind] for kind in kinds)
+            wanted = " or ".join("a string" if kind is str else "a list" for kind in kinds)
             raise self._error(number, name, wanted)
         return value
 

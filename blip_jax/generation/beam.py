@@ -1,5 +1,7 @@
 """Beam search with the semantics of transformers 4.15, with which BLIP's numbers were made."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -111,7 +113,8 @@ def beam(
         done = beams.done | (hypotheses.scores[:, -1] >= scores[:, 0])
         # Each beam ends at most once, so at least K of the 2K candidates go on.
         going = jnp.argsort(is_eos, axis=1, stable=True)[:, :num_beams]
-        return beams.replace(
+        return dataclasses.replace(
+            beams,
             step=beams.step + 1,
             tokens=_pick(tokens, going, axis=1),
             log_probs=_pick(log_probs, going, axis=1),
@@ -124,7 +127,7 @@ def beam(
     def extend(beams: Beams) -> Beams:
         token = lax.dynamic_index_in_dim(beams.tokens, beams.step - 1, axis=2, keepdims=False)
         logits, cache = decode(token, prompt_length + beams.step - 1, beams.cache)
-        return advance(beams.replace(cache=cache), logits)
+        return advance(dataclasses.replace(beams, cache=cache), logits)
 
     beams = _start(logits.shape[0], num_beams, max_new_tokens, pad_id, cache)
     beams = advance(beams, expand_logits(logits, num_beams))

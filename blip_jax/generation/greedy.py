@@ -1,5 +1,6 @@
 """Greedy decoding, and the loop for texts of a row that do not compete with each other."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -121,7 +122,8 @@ def decode_texts(
         chosen = choose(scores, texts.step)
         token = jnp.where(texts.finished, pad_id, chosen)
         log_prob = jnp.where(texts.finished, 0.0, log_prob_of(logits, chosen))
-        return texts.replace(
+        return dataclasses.replace(
+            texts,
             step=texts.step + 1,
             tokens=texts.tokens.at[:, :, texts.step].set(token),
             log_probs=texts.log_probs.at[:, :, texts.step].set(log_prob),
@@ -133,7 +135,7 @@ def decode_texts(
         token = lax.dynamic_index_in_dim(texts.tokens, texts.step - 1, axis=2, keepdims=False)
         position = constraints.prompt_length + texts.step - 1
         logits, cache = decode(token, position, texts.cache)
-        return append(texts.replace(cache=cache), logits)
+        return append(dataclasses.replace(texts, cache=cache), logits)
 
     shape = (logits.shape[0], num_texts)
     texts = Texts(

@@ -67,7 +67,8 @@ def encoder_view(params: Params) -> Params:
 
 def decoder_view(params: Params) -> Params:
     """{embeddings, blocks, lm_head} of the image-grounded decoder."""
-    return view(params.get("text_decoder", params["text"]), "decoder")
+    own = "text_decoder" if "text_decoder" in params else "text"
+    return view(params[own], "decoder")
 
 
 def unimodal_part(params: Params) -> Params:
@@ -107,11 +108,11 @@ class Blip:
     config: BlipConfig
 
     @functools.cached_property
-    def _vision(self) -> VisionTransformer:
+    def _vision(self) -> Any:
         return VisionTransformer(self.config)
 
     @functools.cached_property
-    def _text(self) -> TextTransformer:
+    def _text(self) -> Any:
         return TextTransformer(self.config)
 
     def init(self, rng: jax.Array) -> Params:
@@ -248,7 +249,7 @@ class Blip:
         """Feeds tokens [B, K] at position [B]; returns logits [B, K, V] and the new cache."""
         view = decoder_view(params)
         tree = {name: view[name] for name in ("embeddings", "blocks")}
-        module = DecodingTransformer(self.config)
+        module: Any = DecodingTransformer(self.config)
         hidden, cache = module.apply({"params": tree}, tokens, position, cross, cache)
         return self._head(view, hidden), cache
 
@@ -272,7 +273,7 @@ class Blip:
         )
 
     def _head(self, view: Params, hidden: jax.Array) -> jax.Array:
-        head = LmHead(self.config.text, self.config.dtype)
+        head: Any = LmHead(self.config.text, self.config.dtype)
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ class Mlp(nn.Module):
         return self.down(nn.gelu(self.up(x), approximate=False))
 
 
-def stacked(block: type[nn.Module], config: BlipConfig, **scan: object) -> type[nn.Module]:
+def stacked(block: type[nn.Module], config: BlipConfig, **scan: Any) -> type[nn.Module]:
     """Scans `block` over a leading layer axis of its parameters, rematerialised as asked."""
     if config.remat != "none":
         policy = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}

@@ -86,7 +86,7 @@ class DecodingBlock(TextBlock):
     query positions would.
     """
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, x: jax.Array, layer: tuple[KeysValues, KeysValues], position: jax.Array
     ) -> tuple[jax.Array, KeysValues]:
         """x [B, K, W]; cross [B, S, H, D]; cache [B, K, T, H, D]; position [B] -> x, cache."""
@@ -94,10 +94,10 @@ class DecodingBlock(TextBlock):
         slots = jnp.arange(cache[0].shape[2])
         write = (slots[None] == position[:, None])[:, None, :, None, None]
         new = self.attention.keys_values(x)
-        cache = tuple(jnp.where(write, n[:, :, None], c) for n, c in zip(new, cache, strict=True))
+        cache = jax.tree.map(lambda n, c: jnp.where(write, n[:, :, None], c), new, cache)
         rows = x.shape[0] * x.shape[1]
         mask = jnp.repeat(slots[None] <= position[:, None], x.shape[1], axis=0)[:, None, None]
-        flat = tuple(c.reshape(rows, *c.shape[2:]) for c in cache)
+        flat = jax.tree.map(lambda c: c.reshape(rows, *c.shape[2:]), cache)
         h = self.attend(self.attention, x.reshape(rows, 1, -1), flat, mask)
         x = self.add(self.attention, x, h.reshape(x.shape))
         x = self.add(self.cross_attention, x, self.attend(self.cross_attention, x, cross))

@@ -61,7 +61,7 @@ class VisionTransformer(nn.Module):
             name="patch",
         )
         x = patch(images.astype(dtype))
-        grid = x.shape[1:3]
+        grid = (x.shape[1], x.shape[2])
         x = x.reshape(x.shape[0], -1, c.width)
         class_token = self.param("class_token", normal, (1, 1, c.width)).astype(x.dtype)
         positions = self.param("positions", normal, (1, c.tokens, c.width))

@@ -54,7 +54,10 @@ class Gallery:
 
 def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> Gallery:
     """Runs both towers over the readable images and all their captions."""
-    tokens, image, texts, owners = [], [], [], []
+    tokens: list[np.ndarray] = []
+    image: list[np.ndarray] = []
+    texts: list[str] = []
+    owners: list[int] = []
     for pixels, status, chosen in image_batches(
         records, model.config.vision.image_size, batch_size
     ):

@@ -82,10 +82,12 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
                     pending = None
                 if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                     elapsed, done = time.perf_counter() - started, step + 1 - first
-                    metrics["learning_rate"] = rate(step)
-                    pairs = done * config.batch_size / elapsed
-                    metrics |= {"pairs_per_second": pairs, "data_wait": waited / elapsed}
-                    pending = (step + 1, metrics)
+                    host = {
+                        "learning_rate": rate(step),
+                        "pairs_per_second": done * config.batch_size / elapsed,
+                        "data_wait": waited / elapsed,
+                    }
+                    pending = (step + 1, {**metrics, **host})
                 bar.update()
             if pending:
                 report(writer, bar, *pending)

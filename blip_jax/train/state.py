@@ -1,5 +1,6 @@
 """The training state, and the step that moves it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -80,8 +81,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
         metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return state.replace(
-            step=state.step + 1, params=params, opt_state=opt_state, memory=memory
+        return dataclasses.replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, memory=memory
         ), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P())))
