@@ -9,7 +9,8 @@ import pytest
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
 from blip_jax.models.blip import Blip, decoder_view, encoder_view
-from blip_jax.models.vit import resize_positions
+from blip_jax.models.layers import Norm
+from blip_jax.models.vit import VisionBlock, resize_positions
 
 IDS = jnp.array([[5, 6, 7, 8, 9, 0], [5, 9, 8, 7, 0, 0]])
 MASK = (IDS > 0).astype(jnp.int32)
@@ -162,21 +163,18 @@ def test_scan_unrolling_and_remat_change_no_number(tiny, change):
 def test_scan_equals_a_loop_over_layers(tiny):
     blip, params, _ = tiny
     images = jax.random.normal(jax.random.key(2), (2, 32, 32, 3))
-    one = dataclasses.replace(TINY, vision=dataclasses.replace(TINY.vision, depth=1))
-    vision = params["vision"]
-    zero = jax.tree.map(jnp.zeros_like, jax.tree.map(lambda x: x[:1], vision["blocks"]))
-
-    # A block of zero output kernels is the identity, so the tower is embed, blocks, norm.
-    def tower(layers):
-        tree = vision | {"blocks": jax.tree.map(lambda x: x[layers], vision["blocks"])}
-        depth = dataclasses.replace(one.vision, depth=len(layers))
-        config = dataclasses.replace(TINY, vision=depth, unroll=1)
-        return Blip(config).image_tokens({"vision": tree}, images)
-
-    assert jax.tree.leaves(zero)[0].shape[0] == 1
-    together = tower(np.arange(3))
-    np.testing.assert_allclose(together, blip.image_tokens(params, images), atol=1e-6)
-    assert float(jnp.abs(tower(np.array([2, 1, 0])) - together).max()) > 1e-6
+    vision, c = params["vision"], TINY.vision
+    kernel = vision["patch"]["kernel"].reshape(-1, c.width)
+    patches = images.reshape(2, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, -1)
+    x = patches @ kernel + vision["patch"]["bias"][None, None]
+    x = jnp.concatenate([jnp.broadcast_to(vision["class_token"], (2, 1, c.width)), x], 1)
+    x = x + vision["positions"]
+    block = VisionBlock(c, "float32", True)
+    for i in range(c.depth):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], vision["blocks"])
+        x, _ = block.apply({"params": own}, x, jnp.float32(0))
+    x = Norm(c.norm_eps, "float32").apply({"params": vision["norm"]}, x)
+    np.testing.assert_allclose(x, blip.image_tokens(params, images), atol=1e-5)
 
 
 def test_bfloat16_stays_near_float32_and_keeps_float32_heads(tiny):
@@ -203,17 +201,34 @@ def test_dropout_and_drop_path_act_only_with_a_key(tiny):
     assert float(jnp.abs(blip.text_embeds(params, IDS, MASK, jax.random.key(0)) - text).max()) > 0
 
 
-def test_positions_are_interpolated_to_any_grid():
-    positions = jax.random.normal(jax.random.key(0), (1, 17, 8))
+def torch_bicubic(row, size):
+    """F.interpolate(mode="bicubic", align_corners=False) along one axis, from its definition."""
+
+    def weight(x, a=-0.75):
+        x = abs(x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    out = []
+    for i in range(size):
+        centre = (i + 0.5) * len(row) / size - 0.5
+        base = int(np.floor(centre))
+        taps = range(base - 1, base + 3)
+        out.append(sum(weight(centre - t) * row[np.clip(t, 0, len(row) - 1)] for t in taps))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("grid", [(6, 3), (2, 2), (7, 9)])
+def test_positions_are_interpolated_as_torch_does(grid):
+    positions = jax.random.normal(jax.random.key(0), (1, 17, 1))
     assert resize_positions(positions, (4, 4)) is positions
-    larger = resize_positions(positions, (6, 3))
-    assert larger.shape == (1, 19, 8)
-    np.testing.assert_array_equal(larger[:, 0], positions[:, 0])
-    # Values of torch 2: F.interpolate(arange(16).view(1, 1, 4, 4), (2, 2), mode="bicubic").
-    ramp = jnp.pad(jnp.arange(16.0), (1, 0)).reshape(1, 17, 1)
-    expected = [1.96875, 4.03125, 10.96875, 13.03125]
-    half = resize_positions(ramp, (2, 2))[0, 1:, 0]
-    np.testing.assert_allclose(half.sum(), sum(expected), rtol=1e-5)
+    resized = resize_positions(positions, grid)
+    np.testing.assert_array_equal(resized[:, 0], positions[:, 0])
+    square = np.asarray(positions[0, 1:, 0]).reshape(4, 4)
+    columns = np.stack([torch_bicubic(row, grid[1]) for row in square])
+    expected = np.stack([torch_bicubic(column, grid[0]) for column in columns.T], 1)
+    np.testing.assert_allclose(resized[0, 1:, 0].reshape(grid), expected, atol=1e-5)
 
 
 def test_config_round_trip_and_unknown_field(tmp_path):
