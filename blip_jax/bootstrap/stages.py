@@ -14,6 +14,7 @@ A stage whose artefact is there is not done again; a run that was killed carries
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from blip_jax.bootstrap.sources import Sources, open_sources, open_tokenizer
 from blip_jax.capfilt.score import CapFiltOptions, score_records
 from blip_jax.capfilt.select import select, summary
 from blip_jax.config import BlipConfig
-from blip_jax.data.pipeline import ImageTextOptions, train_dataset
+from blip_jax.data.pipeline import ImageTextOptions, Skips, train_dataset
 from blip_jax.data.records import Records, read_json
 from blip_jax.files import Progress, write_json
 from blip_jax.interop.initialisers import initialise
@@ -41,6 +42,8 @@ from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.loop import Run, train
 from blip_jax.train.state import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +79,18 @@ class Loop:
                 image_size=self.model_config.vision.image_size,
                 **settings.data.to_dict(),
             )
+            skips = Skips()
             data = train_dataset(
                 records,
                 self.tokenizer,
                 options,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
+                skips=skips,
             )
             params = train(Run(folder, name, settings), task, start(), data)
+            if skips.counts:
+                log.warning("%s: not used whole: %s", name, dict(skips.counts))
             save(Model(params, self.model_config, self.tokenizer), path)
         return load(path)
 
