@@ -33,7 +33,10 @@ def main(argv: list[str] | None = None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         command(argv)
-    except (UserError, ValueError, FileNotFoundError, flags.Error) as error:
+    except flags.Error as error:  # of a config file that fails: the traceback's last line
+        print(f"blip-jax: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        sys.exit(2)
+    except (UserError, ValueError, FileNotFoundError) as error:
         print(f"blip-jax: {error}", file=sys.stderr)
         sys.exit(2)
     except (RuntimeError, OSError) as error:
@@ -109,13 +112,18 @@ def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:
       UserError: a flag or a config key that does not exist, with the nearest that does.
     """
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=["blip-jax", *argv]
+    )
     flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     try:
         rest = values(["blip-jax", *argv])[1:]
         config = values.config
     except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key: {error.args[0]}") from error
+        # ml_collections quotes its own message once more.
+        text = str(error.args[0]).replace("\\n", ". ").replace("\n", ". ").replace("\\'", "'")
+        sentence = text.replace("'", "")
+        raise UserError(f"unknown config key {sentence}") from error
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, values)
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error

@@ -52,18 +52,20 @@ def get_config(variant: str = "") -> ConfigDict:
                 "attention_dropout": 0.0,
             },
             "embed_dim": 64,
-            "init_std": 0.15,  # the paper's 0.02 is for width 768
+            "init_std": 0.08,  # the paper's 0.02 is for width 768
             "unroll": 3,
         }
     )
     config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
 
     # Stages
-    objective = {"queue_size": 256, "momentum": 0.95, "alpha": 0.4, "alpha_ramp_steps": 300}
-    config.pretrain = stage(10 if smoke else 600, 64, 3e-4)
+    # No queue: while features still move fast, a model that sees all images alike can yet tell
+    # the batch from the older features of a queue, and learns that instead of the pictures.
+    objective = {"queue_size": 0, "momentum": 0.95, "alpha": 0.4, "alpha_ramp_steps": 500}
+    config.pretrain = stage(10 if smoke else 550, 64, 1e-3)
     config.pretrain.objective = ConfigDict(objective | {"group": 0})
-    config.captioner = stage(5 if smoke else 200, 64, 2e-4)
-    config.filter = stage(5 if smoke else 200, 64, 2e-4)
+    config.captioner = stage(5 if smoke else 150, 64, 3e-4)
+    config.filter = stage(5 if smoke else 200, 64, 3e-4)
     config.filter.objective = ConfigDict(objective | {"group": 0})
 
     # CapFilt

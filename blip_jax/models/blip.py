@@ -116,11 +116,10 @@ class Blip:
         return TextTransformer(self.config)
 
     def init(self, rng: jax.Array) -> Params:
-        """Random parameters: N(0, init_std) kernels and embeddings, zero biases."""
+        """Random parameters: N(0, init_std) kernels, N(0, 0.02) embeddings, zero biases."""
         scale = self.config.init_std / INITIAL_STD
-        constant = ("bias", "scale", "temperature")
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: x if path[-1].key in constant else x * scale, self._init(rng)
+            lambda path, x: x * scale if path[-1].key == "kernel" else x, self._init(rng)
         )
 
     def _init(self, rng: jax.Array) -> Params:
