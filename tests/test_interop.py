@@ -3,17 +3,25 @@
 import collections
 import os
 import pickle
+import struct
 import zipfile
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from tiny import CONFIG, init_params
 
 from blip_jax.interop.initialisers import initialise
-from blip_jax.interop.salesforce import import_pretrain
+from blip_jax.interop.salesforce import flatten_like_salesforce, import_pretrain
 from blip_jax.interop.torch_file import _rebuild_tensor, read_torch
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A small model's parameters, NumPy."""
+    return init_params()
 
 
 def bert(width=32, layers=2, vocab=64, positions=64):
@@ -39,10 +47,9 @@ def bert(width=32, layers=2, vocab=64, positions=64):
     return {f"bert.{k}": rng.normal(size=v).astype(np.float32) for k, v in state.items()}
 
 
-def test_both_self_attentions_start_from_berts_one(tmp_path):
+def test_both_self_attentions_start_from_berts_one(tmp_path, start):
     state = bert(vocab=62)
     save_file(state, tmp_path / "bert.safetensors")
-    start = init_params()
     params = initialise(start, "", str(tmp_path / "bert.safetensors"))
     blocks = params["text"]["blocks"]
     weight = state["bert.encoder.layer.1.attention.self.query.weight"]
@@ -58,18 +65,18 @@ def test_both_self_attentions_start_from_berts_one(tmp_path):
     assert jax.tree.structure(params) == jax.tree.structure(start)
 
 
-def test_a_tower_that_does_not_fit_is_refused_with_every_shape(tmp_path):
+def test_a_tower_that_does_not_fit_is_refused_with_every_shape(tmp_path, start):
     path = tmp_path / "wide.safetensors"
     save_file(bert(width=48), path)
     with pytest.raises(ValueError, match=r"wide\.safetensors does not fit.*word is \(64, 48\)"):
-        initialise(init_params(), "", str(path))
+        initialise(start, "", str(path))
     state = bert()
     del state["bert.encoder.layer.1.output.dense.bias"]
     save_file(state, path)
     with pytest.raises(ValueError, match=r"encoder\.layer\.1\.output\.dense\.bias is missing"):
-        initialise(init_params(), "", str(path))
+        initialise(start, "", str(path))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        initialise(init_params(), str(tmp_path / "nowhere.npz"), "")
+        initialise(start, str(tmp_path / "nowhere.npz"), "")
 
 
 def test_a_real_vit_fits(shared):
@@ -81,7 +88,7 @@ def test_a_real_vit_fits(shared):
         CONFIG.vision, image_size=112, patch_size=16, width=384, depth=12, heads=6, mlp_width=1536
     )
     config = dataclasses.replace(CONFIG, vision=vision)
-    params = Blip(config).init(jax.random.key(0))
+    params = jax.eval_shape(Blip(config).init, jax.random.key(0))
     path = shared / "vit_small/vit_small_patch16_224.npz"
     tower = initialise(params, str(path), "")["vision"]
     raw = np.load(path)
@@ -96,6 +103,50 @@ def write_pth(path, payload, storages):
         archive.writestr("x/data.pkl", payload)
         for key, data in storages.items():
             archive.writestr(f"x/data/{key}", data)
+
+
+def torch_pickle(storage, size, stride):
+    """The pickle that torch writes for {"x": a tensor of one storage of four numbers}."""
+
+    def text(value):
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    def numbers(values):
+        return b"(" + b"".join(b"K" + bytes([v]) for v in values) + b"t"
+
+    storage_id = b"(" + text("storage") + b"ctorch\n" + storage.encode() + b"\n"
+    storage_id += text("0") + text("cpu") + b"K\x04tQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage_id + b"K\x00" + numbers(size)
+    return b"\x80\x02}" + text("x") + tensor + numbers(stride) + b"\x89}tRs."
+
+
+def test_tensors_of_a_file_keep_type_and_layout(tmp_path):
+    numbers = np.arange(4, dtype=np.float32)
+    path = tmp_path / "x.pth"
+    write_pth(path, torch_pickle("FloatStorage", (2, 2), (1, 2)), {"0": numbers.tobytes()})
+    np.testing.assert_array_equal(read_torch(path)["x"], [[0, 2], [1, 3]])
+    half = numbers.astype(ml_dtypes.bfloat16)
+    write_pth(path, torch_pickle("BFloat16Storage", (4,), (1,)), {"0": half.tobytes()})
+    read = read_torch(path)["x"]
+    assert read.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(read, half)
+
+
+@pytest.mark.parametrize(
+    ("payload", "storages", "complaint"),
+    [
+        (torch_pickle("FloatStorage", (5,), (1,)), {"0": bytes(16)}, "outside of its storage"),
+        (torch_pickle("FloatStorage", (4,), (1,)), {"0": bytes(15)}, "storage 0 is incomplete"),
+        (torch_pickle("FloatStorage", (4,), (1,)), {}, "not a whole"),
+        (torch_pickle("OddStorage", (4,), (1,)), {"0": bytes(16)}, r"torch\.OddStorage"),
+        (b"\x80\x02K\x01K\x02R.", {}, "not a whole"),  # calls a number
+    ],
+)
+def test_every_complaint_about_a_file_names_it(tmp_path, payload, storages, complaint):
+    path = tmp_path / "odd.pth"
+    write_pth(path, payload, storages)
+    with pytest.raises(ValueError, match=rf"odd\.pth.*{complaint}"):
+        read_torch(path)
 
 
 class Bomb:
@@ -139,6 +190,68 @@ def test_a_pretraining_file_is_read_whole_or_not_at_all(shared):
     missing = {k: v for k, v in state.items() if k != "itm_head.bias"}
     with pytest.raises(ValueError, match=r"itm_head\.bias is missing"):
         import_pretrain(missing)
+
+
+def pretraining_state(params):
+    """The state dict that the original would save: tied tensors twice, teacher, queues."""
+    state = flatten_like_salesforce(params)
+    state |= {
+        name.replace("text_encoder.", "text_decoder.bert."): value
+        for name, value in state.items()
+        if name.startswith("text_encoder.") and ".attention." not in name
+    }
+    head, word = "text_decoder.cls.predictions.", "text_encoder.embeddings.word_embeddings.weight"
+    state |= {f"{head}decoder.weight": state[word], f"{head}decoder.bias": state[f"{head}bias"]}
+    towers = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
+    state |= {
+        name.replace(tower, f"{tower}_m", 1): value
+        for tower in towers
+        for name, value in list(state.items())
+        if name.startswith(f"{tower}.")
+    }
+    queue = np.arange(64, dtype=np.float32).reshape(16, 4)
+    return state | {
+        "image_queue": queue,
+        "text_queue": -queue,
+        "queue_ptr": np.array([2]),
+        "text_encoder.embeddings.position_ids": np.arange(8)[None],
+    }
+
+
+def test_names_go_out_and_come_back(start):
+    # Biases and scales start equal, which would hide one put in another's place.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=np.shape(x)).astype(np.float32), start)
+    back, memory = import_pretrain(pretraining_state(params))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    teacher, blocks = memory["teacher"], params["text"]["blocks"]
+    jax.tree.map(np.testing.assert_array_equal, teacher["vision"], params["vision"])
+    own = {"attention": blocks["encoder_attention"], "mlp": blocks["mlp"]}
+    jax.tree.map(np.testing.assert_array_equal, teacher["text"]["blocks"], own)
+    assert memory["queue"]["text"].shape == (4, 16)
+
+
+def test_every_tied_tensor_that_differs_is_named(start):
+    state = pretraining_state(start)
+    changed = [
+        "text_decoder.bert.embeddings.LayerNorm.bias",
+        "text_decoder.bert.encoder.layer.1.intermediate.dense.weight",
+        "text_decoder.cls.predictions.decoder.weight",
+    ]
+    state |= {name: state[name] + 1 for name in changed}
+    with pytest.raises(ValueError, match="tied tensors differ") as error:
+        import_pretrain(state)
+    assert all(name in str(error.value) for name in changed)
+
+
+def test_exported_names_are_the_originals_parameters(shared):
+    state = read_torch(shared / "parity/pretrain.pth")["model"]
+    flat = flatten_like_salesforce(import_pretrain(state)[0])
+    recorded = np.load(shared / "parity/pretrain.npz").files
+    gradients = {k.removeprefix("grad/") for k in recorded if k.startswith("grad/")}
+    assert set(flat) == gradients
+    for name, value in flat.items():
+        np.testing.assert_array_equal(value, state[name], err_msg=name)
 
 
 def test_tensors_keep_offsets_and_strides():

@@ -73,7 +73,8 @@ def test_queue_is_first_in_first_out_for_any_length():
         seen = []
         for start in range(0, 4 * rows, rows):
             new = jnp.arange(start, start + rows)
-            queue = enqueue(queue, new[:, None] * 1.0, new[:, None] * 2.0, new)
+            rows_of = {"image": new[:, None] * 1.0, "text": new[:, None] * 2.0}
+            queue = enqueue(queue, rows_of | {"image_index": new})
             seen += new.tolist()
             stored = [i for i in queue["image_index"].tolist() if i >= 0]
             assert sorted(stored) == seen[-size:]
@@ -108,6 +109,15 @@ def test_no_gradient_reaches_the_teacher_or_the_queue():
 
     grads = jax.jit(jax.grad(loss))(memory["teacher"])
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
+
+
+def test_without_a_queue_only_the_batch_is_compared(tmp_path):
+    task = pretraining(queue_size=0)
+    assert set(task.init_memory(init_params())) == {"teacher"}
+    data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
+    train(Run(tmp_path, "x", settings(steps=3)), task, init_params(), data)
+    # Eight candidates and a blind start: ln 8 nats, were the others from a queue it would be more.
+    assert read_metrics(tmp_path)[0]["loss_itc"] < 3.0
 
 
 def test_alpha_ramps_up_and_metrics_tell_of_collapse():

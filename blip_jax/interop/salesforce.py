@@ -1,5 +1,6 @@
-"""Pre-training checkpoints of the original, into the parameter tree."""
+"""Pre-training checkpoints of the original into the parameter tree, and its names out of it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from blip_jax.interop.names import (
     LM_HEAD,
     MLP,
     SELF_ATTENTION,
+    VISION,
+    VISION_LAYER,
     Reader,
     State,
 )
@@ -95,3 +98,67 @@ def read_queue(reader: Reader) -> dict[str, Any]:
         "image_index": np.arange(size, dtype=np.int32) + (np.iinfo(np.int32).max - size),
         "count": np.int32(size + pointer),
     }
+
+
+def flatten_like_salesforce(params: Params) -> State:
+    """A tree shaped like the parameters, such as gradients, under the original's names.
+
+    The names are those that the original's `named_parameters()` gives: what encoder and decoder
+    share stands once, under `text_encoder`, and the tied output matrix is the word embedding.
+    """
+    vision, text = params["vision"], params["text"]
+    encoder, decoder = "text_encoder.encoder.layer.", "text_decoder.bert.encoder.layer."
+    own = {
+        role: {"attention": text["blocks"][f"{role}_attention"]} for role in ("encoder", "decoder")
+    }
+    head = dict(written(LM_HEAD, text["lm_head"], DECODER_HEAD))
+    # torch lists a tied tensor under the first of its names.
+    head[f"{DECODER_HEAD}bias"] = head.pop(f"{DECODER_HEAD}decoder.bias")
+    return {
+        "temp": np.asarray(params["temperature"]),
+        **dict(written(VISION, vision, "visual_encoder.")),
+        **dict(written_layers(VISION_LAYER, vision["blocks"], "visual_encoder.blocks.")),
+        **dict(fused(vision["blocks"]["attention"], "visual_encoder.blocks.")),
+        **dict(written(EMBEDDINGS, text["embeddings"], "text_encoder.embeddings.")),
+        **dict(written_layers((*CROSS_ATTENTION, *MLP), text["blocks"], encoder)),
+        **dict(written_layers(SELF_ATTENTION, own["encoder"], encoder)),
+        **dict(written_layers(SELF_ATTENTION, own["decoder"], decoder)),
+        **head,
+        **dict(written(HEADS, params, "")),
+    }
+
+
+def written(table: Any, tree: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves that a table names, as torch lays them out."""
+    for theirs, ours, _ in table:
+        yield prefix + theirs, torch_layout(ours, leaf(tree, ours))
+
+
+def written_layers(table: Any, tree: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The same of stacked layers, one name a layer."""
+    for theirs, ours, _ in table:
+        for i, value in enumerate(leaf(tree, ours)):
+            yield f"{prefix}{i}.{theirs}", torch_layout(ours, value)
+
+
+def fused(attention: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
+    """The ViT's fused qkv of each layer, rows in the order query, key, value."""
+    parts = [attention[name] for name in ("query", "key", "value")]
+    for theirs, ours in (("weight", "kernel"), ("bias", "bias")):
+        stacked = np.concatenate([np.asarray(part[ours]) for part in parts], axis=-1)
+        for i, value in enumerate(stacked):
+            yield f"{prefix}{i}.attn.qkv.{theirs}", torch_layout(ours, value)
+
+
+def torch_layout(path: str, value: np.ndarray) -> np.ndarray:
+    """A kernel [..., in, out] -> weight [out, in, ...]; anything else as it is."""
+    if not path.endswith("kernel"):
+        return value
+    return value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+
+
+def leaf(tree: Params, path: str) -> np.ndarray:
+    """tree["a"]["b"] for the path "a/b"."""
+    for name in path.split("/"):
+        tree = tree[name]
+    return np.asarray(tree)

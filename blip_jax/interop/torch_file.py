@@ -39,20 +39,30 @@ def read_torch(path: str | Path) -> Any:
             names = archive.namelist()
             pickled = next((n for n in names if n.endswith("/data.pkl")), None)
             if pickled is None:
-                raise ValueError(f"{path} is not a torch file: it holds no data.pkl")
+                raise _Refused("is not a torch file: it holds no data.pkl")
             root = pickled.removesuffix("data.pkl")
             with archive.open(pickled) as stream:
-                return _Unpickler(stream, archive, root, path).load()
-    except (zipfile.BadZipFile, EOFError, KeyError, pickle.UnpicklingError) as error:
+                return _Unpickler(stream, archive, root).load()
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} asks for more memory than there is") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise ValueError(f"{path} is not a whole zip-format torch file: {error}") from error
+
+
+class _Refused(ValueError):
+    """What the file asks for, or lacks; completes a sentence that starts with its name."""
 
 
 class _Unpickler(pickle.Unpickler):
     """Knows how to build tensors and ordered dicts, and nothing else."""
 
-    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str, path: Path) -> None:
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(stream)
-        self._archive, self._root, self._path = archive, root, path
+        self._archive, self._root = archive, root
         self._storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -64,16 +74,14 @@ class _Unpickler(pickle.Unpickler):
             return lambda data, *_: data
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
-        raise ValueError(
-            f"{self._path} asks for {module}.{name}, which is no tensor; nothing was executed"
-        )
+        raise _Refused(f"asks for {module}.{name}, which is no tensor; nothing was executed")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, _, count = pid
         if key not in self._storages:
             raw = self._archive.read(f"{self._root}data/{key}")
             if len(raw) < count * dtype.itemsize:
-                raise ValueError(f"{self._path} is cut short: storage {key} is incomplete")
+                raise _Refused(f"is cut short: storage {key} is incomplete")
             self._storages[key] = np.frombuffer(raw, dtype, count)
         return self._storages[key]
 
@@ -83,7 +91,7 @@ def _rebuild_tensor(
 ) -> np.ndarray:
     span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
     if offset < 0 or min((*stride, 0)) < 0 or offset + span > storage.size:
-        raise ValueError("a tensor reaches outside of its storage")
+        raise _Refused("is damaged: a tensor reaches outside of its storage")
     strides = tuple(s * storage.itemsize for s in stride)
     view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
     return np.array(view)

@@ -13,9 +13,13 @@ def roc(scores: Values, labels: Values) -> tuple[np.ndarray, np.ndarray, np.ndar
     Equal scores move together, so ties give the diagonal they deserve.
 
     Raises:
-      ValueError: only one class is there.
+      ValueError: only one class is there, a score is NaN, or scores and labels differ in number.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, bool)
+    if scores.shape != labels.shape:
+        raise ValueError(f"a ROC curve needs a label a score: {labels.shape} for {scores.shape}")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN")
     positives, negatives = labels.sum(), (~labels).sum()
     if not positives or not negatives:
         raise ValueError("a ROC curve needs right and wrong examples; all have one label")

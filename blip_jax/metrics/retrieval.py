@@ -18,9 +18,11 @@ def retrieval_recall(scores: np.ndarray, text_image: np.ndarray) -> dict[str, fl
     own = text_image[None] == images[:, None]
     best_own = np.where(own, scores, -np.inf).max(1)
     right = scores[text_image, np.arange(len(text_image))]
-    # An equal score counts against: a model that scores all alike has found nothing.
-    text_rank = ((scores >= best_own[:, None]) & ~own).sum(1)
-    image_rank = ((scores >= right[None]) & ~own).sum(0)
+    # An equal score counts against, and so does NaN: a model that scores all alike, or has
+    # diverged, has found nothing.
+    text_rank = (~(scores < best_own[:, None]) & ~own).sum(1)
+    text_rank[~own.any(1)] = np.iinfo(int).max  # an image without texts is never found
+    image_rank = (~(scores < right[None]) & ~own).sum(0)
     recall = {
         f"{name}_r{k}": float(np.mean(rank < k))
         for name, rank in (("tr", text_rank), ("ir", image_rank))

@@ -39,17 +39,17 @@ class Contrastive:
             )
 
     def init_memory(self, params: Params) -> Memory:
-        """The teacher, a copy of the student, and empty queues."""
-        shape = (self.queue_size, self.model.config.embed_dim)
-        return {
-            "teacher": jax.tree.map(jnp.copy, unimodal_part(params)),
-            "queue": {
+        """The teacher, a copy of the student, and empty queues; none where queue_size is 0."""
+        memory = {"teacher": jax.tree.map(jnp.copy, unimodal_part(params))}
+        if self.queue_size:
+            shape = (self.queue_size, self.model.config.embed_dim)
+            memory["queue"] = {
                 "image": jnp.zeros(shape),
                 "text": jnp.zeros(shape),
                 "image_index": jnp.full(self.queue_size, -1, jnp.int32),
                 "count": jnp.zeros((), jnp.int32),  # ever enqueued; the pointer is count mod Q
-            },
-        }
+            }
+        return memory
 
     def __call__(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
@@ -72,29 +72,34 @@ class Contrastive:
         ids, mask, own = batch["input_ids"], batch["attention_mask"], batch["image_index"]
         temperature = params["temperature"]
         alpha = self.alpha * jnp.minimum(1.0, step / max(self.alpha_ramp_steps, 1))
-        queue = memory["queue"]
 
         tokens = self.model.image_tokens(params, batch["image"], keys[0])
         image = self.model.image_embeds(params, tokens)
         text = self.model.text_embeds(params, ids, mask, keys[1])
         teacher, teacher_image, teacher_text = self.teach(params, memory["teacher"], batch, keys[2])
 
-        candidates = jnp.concatenate([own, queue["image_index"]])
+        fresh = {"image": teacher_image, "text": teacher_text, "image_index": own}
+        candidates = fresh
+        if "queue" in memory:
+            queue = memory["queue"]
+            candidates = {k: jnp.concatenate([v, queue[k]]) for k, v in fresh.items()}
         loss_itc, i2t, t2i = losses.itc(
             image,
             text,
             teacher_image,
             teacher_text,
-            jnp.concatenate([teacher_image, queue["image"]]),
-            jnp.concatenate([teacher_text, queue["text"]]),
-            own[:, None] == candidates[None],
-            candidates >= 0,
+            candidates["image"],
+            candidates["text"],
+            own[:, None] == candidates["image_index"][None],
+            candidates["image_index"] >= 0,
             temperature,
             alpha,
         )
         in_batch = [jax.lax.stop_gradient(x[:, : ids.shape[0]]) for x in (i2t, t2i)]
         itm, itm_metrics = self.match(params, tokens, batch, in_batch, keys[3:])
-        memory = {"teacher": teacher, "queue": enqueue(queue, teacher_image, teacher_text, own)}
+        memory = memory | {"teacher": teacher}
+        if "queue" in memory:
+            memory["queue"] = enqueue(memory["queue"], fresh)
         metrics = itm_metrics | {
             "alpha": alpha,
             "temperature": temperature,
@@ -155,16 +160,16 @@ class Contrastive:
         }
 
 
-def enqueue(queue: Memory, image: jax.Array, text: jax.Array, image_index: jax.Array) -> Memory:
-    """First in, first out, for any batch and queue size: slots are counted modulo Q."""
-    size = queue["image_index"].shape[0]
-    count = queue["count"] + image.shape[0]
-    if size == 0:
-        return queue
-    kept = min(size, image.shape[0])  # a batch longer than the queue leaves its last rows
+def enqueue(queue: Memory, fresh: dict[str, jax.Array]) -> Memory:
+    """First in, first out, for any batch and queue size: slots are counted modulo Q.
+
+    `fresh` holds the batch's image and text features [B, E] and its image_index [B].
+    """
+    size, rows = queue["image_index"].shape[0], fresh["image_index"].shape[0]
+    count = queue["count"] + rows
+    kept = min(size, rows)  # a batch longer than the queue leaves its last rows
     slots = (count - kept + jnp.arange(kept)) % size
-    new = {"image": image, "text": text, "image_index": image_index}
-    updated = {name: queue[name].at[slots].set(value[-kept:]) for name, value in new.items()}
+    updated = {name: queue[name].at[slots].set(new[-kept:]) for name, new in fresh.items()}
     return updated | {"count": count}
 
 
