@@ -11,6 +11,10 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Many tests compile the same small programs, some in processes of their own.
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache/xla"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 

@@ -1,5 +1,6 @@
 """Training: devices, killing and resuming, queues and teacher, and what it refuses."""
 
+import functools
 import json
 
 import grain
@@ -17,6 +18,13 @@ from blip_jax.train.mesh import make_mesh, put_batch, shardings
 from blip_jax.train.metrics import read_metrics
 from blip_jax.train.optimizer import decayed, make_optimizer, schedule
 from blip_jax.train.state import init_state, make_train_step
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Programs for one device compile in half the time."""
+    one = functools.partial(make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(loop, "make_mesh", one)
 
 
 def dataset():
@@ -111,7 +119,7 @@ def test_no_gradient_reaches_the_teacher_or_the_queue():
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
 
 
-def test_without_a_queue_only_the_batch_is_compared(tmp_path):
+def test_without_a_queue_only_the_batch_is_compared(tmp_path, one_device):
     task = pretraining(queue_size=0)
     assert set(task.init_memory(init_params())) == {"teacher"}
     data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
@@ -137,7 +145,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device):
     task = pretraining()
     whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
 
@@ -158,17 +166,18 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
-def test_losses_fall_on_what_can_be_learnt(tmp_path):
+def test_losses_fall_on_what_can_be_learnt(tmp_path, one_device):
     data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
     config = settings(steps=40, checkpoint_every=1000)
     config.optimizer.lr = 5e-3
-    train(Run(tmp_path, "x", config), pretraining(), init_params(), data)
+    task = pretraining(queue_size=0)
+    train(Run(tmp_path, "x", config), task, init_params(), data)
     rows = read_metrics(tmp_path)
     for name in ("loss_itc", "loss_lm"):
         assert rows[-1][name] < rows[0][name] - 0.3
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, one_device):
     params = init_params()
     params["temperature"] = np.float32(np.nan)
     with pytest.raises(DivergedError, match="at step 1"):

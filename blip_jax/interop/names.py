@@ -105,6 +105,8 @@ class Reader:
             for name in self.state
             if name.startswith(prefix)
         }
+        if not numbers:
+            raise ValueError(f"tensors {prefix}0.* are missing")
         return stack([self.tree(table, f"{prefix}{i}.") for i in range(len(numbers))])
 
     def vision(self, prefix: str) -> Params:
