@@ -21,8 +21,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Data
     config.world = ConfigDict(
         {
-            "num_web": 300 if smoke else 6000,
-            "num_clean": 100 if smoke else 600,  # images, two captions each
+            "num_web": 300 if smoke else 5000,
+            "num_clean": 100 if smoke else 1500,  # images, two captions each
             "num_val": 40 if smoke else 400,
             "seed": 0,
             "size": 32,
@@ -59,14 +59,21 @@ def get_config(variant: str = "") -> ConfigDict:
     config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
 
     # Stages
+    # Groups of 8: among more, the hardest negative of a short caption is often true.
     # No queue: while features still move fast, a model that sees all images alike can yet tell
     # the batch from the older features of a queue, and learns that instead of the pictures.
-    objective = {"queue_size": 0, "momentum": 0.95, "alpha": 0.4, "alpha_ramp_steps": 500}
-    config.pretrain = stage(10 if smoke else 550, 64, 1e-3)
-    config.pretrain.objective = ConfigDict(objective | {"group": 0})
-    config.captioner = stage(5 if smoke else 150, 64, 3e-4)
-    config.filter = stage(5 if smoke else 200, 64, 3e-4)
-    config.filter.objective = ConfigDict(objective | {"group": 0})
+    objective = {
+        "queue_size": 0,
+        "momentum": 0.95,
+        "alpha": 0.4,
+        "alpha_ramp_steps": 500,
+        "group": 8,
+    }
+    config.pretrain = stage(10 if smoke else 450, 64, 1e-3)
+    config.pretrain.objective = ConfigDict(objective)
+    config.captioner = stage(5 if smoke else 500, 64, 1e-3)
+    config.filter = stage(5 if smoke else 300, 64, 1e-3)
+    config.filter.objective = ConfigDict(objective)
 
     # CapFilt
     config.capfilt = ConfigDict(
