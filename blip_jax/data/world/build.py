@@ -88,10 +88,7 @@ def write_texts(
 ) -> tuple[list[Any], str]:
     """The captions of one picture, a list of lists for val, and the kind of the first."""
     if split == "web":
-        while (other := members[int(rng.integers(len(members)))]).content() == scene.content():
-            if len(members) == 1:
-                raise ValueError("a web of one picture has no other caption to swap in")
-        text, kind = web_caption(scene, other, rng)
+        text, kind = web_caption(scene, members, rng)
         return [text], kind
     if split == "clean":
         return distinct_captions(scene, CAPTIONS_PER_CLEAN, rng), "clean"

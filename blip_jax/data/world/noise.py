@@ -1,7 +1,7 @@
 """What the web says of pictures: mostly something, sometimes the truth."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,35 +28,42 @@ OFFERS = ("buy now", "best price", "free shipping", "sale ends soon", "order onl
           "new in stock", "limited offer", "save 20 percent", "top quality")  # fmt: skip
 GOODS = ("on all orders", "for your home", "wall print", "stock photo", "gift idea", "phone case",
          "poster", "royalty free", "high resolution", "click here")  # fmt: skip
+DRAWS = 1000  # of which one must be wrong
 FILE_STEMS = ("img", "dsc", "photo", "scan", "untitled", "image")
 FILE_ENDS = ("jpg", "png", "copy", "final", "edited", "jpeg")
 
+Others = Sequence[Scene]  # what the web shows
 
-def web_caption(scene: Scene, other: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """A text as found beside the picture on the web, and its kind, a key of `NOISE`."""
+
+def web_caption(scene: Scene, others: Others, rng: np.random.Generator) -> tuple[str, str]:
+    """A text as found beside the picture on the web, and its kind, a key of `NOISE`.
+
+    Raises:
+      ValueError: all that can be said of `others` is true of the scene too.
+    """
     kind = str(rng.choice(list(NOISE), p=list(NOISE.values())))
-    return KINDS[kind](scene, other, rng), kind
+    return KINDS[kind](scene, others, rng), kind
 
 
-def clean(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+def clean(scene: Scene, others: Others, rng: np.random.Generator) -> str:
     return describe(scene, rng)
 
 
-def swapped(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
-    return untrue(scene, lambda: describe(other, rng))
+def swapped(scene: Scene, others: Others, rng: np.random.Generator) -> str:
+    return untrue(scene, lambda: describe(others[int(rng.integers(len(others)))], rng))
 
 
-def filename(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+def filename(scene: Scene, others: Others, rng: np.random.Generator) -> str:
     number = int(rng.integers(10, 9999))
     return f"{rng.choice(FILE_STEMS)} {number} {rng.choice(FILE_ENDS)}"
 
 
-def advert(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+def advert(scene: Scene, others: Others, rng: np.random.Generator) -> str:
     first, second = rng.choice(OFFERS, 2, replace=False)
     return f"{first} {rng.choice(GOODS)} {second}"
 
 
-def truncated(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+def truncated(scene: Scene, others: Others, rng: np.random.Generator) -> str:
     def cut() -> str:
         words = describe(scene, rng).split()
         return " ".join(words[: int(rng.integers(2, max(3, len(words))))])
@@ -64,15 +71,16 @@ def truncated(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
     return untrue(scene, cut)
 
 
-def attribute(scene: Scene, other: Scene, rng: np.random.Generator) -> str:
+def attribute(scene: Scene, others: Others, rng: np.random.Generator) -> str:
     return untrue(scene, lambda: describe(changed(scene, rng), rng))
 
 
 def untrue(scene: Scene, draw: Callable[[], str]) -> str:
     """Draws until the text is not true of the scene (a short caption may happen to be)."""
-    while is_true(text := draw(), scene):
-        pass
-    return text
+    for _ in range(DRAWS):
+        if not is_true(text := draw(), scene):
+            return text
+    raise ValueError(f"{DRAWS} texts in a row were true of a scene: too few others to swap with")
 
 
 def changed(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -99,7 +107,7 @@ def other_than(value: Any, values: Iterable[Any], rng: np.random.Generator) -> A
     return rest[int(rng.integers(len(rest)))]
 
 
-KINDS: dict[str, Callable[[Scene, Scene, np.random.Generator], str]] = {
+KINDS: dict[str, Callable[[Scene, Others, np.random.Generator], str]] = {
     "clean": clean,
     "swapped": swapped,
     "filename": filename,
