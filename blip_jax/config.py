@@ -21,6 +21,9 @@ class VisionConfig:
     mlp_width: int = 3072
     drop_path: float = 0.0  # rate of the last block; grows linearly from 0 over depth
     norm_eps: float = 1e-6
+    position_std: float = (
+        0.02  # of initial positions; from scratch, more shows sooner what is where
+    )
 
     @property
     def grid(self) -> int:

@@ -41,6 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "depth": 3,
                 "heads": 4,
                 "mlp_width": 384,
+                "position_std": 1.0,  # on a par with the patches
             },
             "text": {
                 "width": 96,
@@ -69,16 +70,16 @@ def get_config(variant: str = "") -> ConfigDict:
         "alpha_ramp_steps": 500,
         "group": 8,
     }
-    config.pretrain = stage(10 if smoke else 450, 64, 1e-3)
+    config.pretrain = stage(10 if smoke else 900, 32, 2e-3)
     config.pretrain.objective = ConfigDict(objective)
-    config.captioner = stage(5 if smoke else 500, 64, 1e-3)
-    config.filter = stage(5 if smoke else 300, 64, 1e-3)
+    config.captioner = stage(5 if smoke else 600, 32, 1e-3)
+    config.filter = stage(5 if smoke else 600, 32, 1e-3)
     config.filter.objective = ConfigDict(objective)
 
     # CapFilt
     config.capfilt = ConfigDict(
         {
-            "caption": {"method": "nucleus", "top_p": 0.9, "num_captions": 1, "max_new_tokens": 24},
+            "caption": {"method": "nucleus", "top_p": 0.9, "num_captions": 1, "max_new_tokens": 17},
             "threshold": 0.2 if smoke else 0.5,  # ITM probability
             "batch_size": 64,
         }
@@ -87,7 +88,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Evaluation
     config.evaluate = ConfigDict(
         {
-            "caption": {"method": "beam", "num_beams": 3, "max_new_tokens": 24},
+            "caption": {"method": "beam", "num_beams": 3, "max_new_tokens": 17},
             "top_k": 8,  # candidates that ITM ranks again
             "batch_size": 50,
         }
@@ -103,7 +104,7 @@ def stage(steps: int, batch_size: int, lr: float) -> ConfigDict:
             "batch_size": batch_size,
             "seed": 0,
             "log_every": 10,
-            "checkpoint_every": 50,
+            "checkpoint_every": 100,
             "optimizer": {
                 "lr": lr,
                 "min_lr": 1e-5,
@@ -116,7 +117,7 @@ def stage(steps: int, batch_size: int, lr: float) -> ConfigDict:
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "data": {
-                "max_tokens": 24,
+                "max_tokens": 17,
                 "crop_scale": (1.0, 1.0),  # positions are part of the truth here: no crop, no flip
                 "flip": False,
                 "randaugment": False,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,8 @@ from blip_jax.capfilt.score import CapFiltOptions, score_records
 from blip_jax.capfilt.select import select, summary
 from blip_jax.data.records import read_json
 from blip_jax.model import CaptionOptions, Model, load, save
+from blip_jax.models.blip import Blip
+from blip_jax.tasks import caption
 from blip_jax.tokenizer import Tokenizer
 
 OPTIONS = CapFiltOptions(
@@ -33,11 +36,7 @@ def model():
         dec_id=tokenizer.dec_id,
         enc_id=tokenizer.enc_id,
     )
-    from blip_jax.models.blip import Blip
-
     config = dataclasses.replace(CONFIG, text=text, init_std=0.3)
-    import jax
-
     return Model(jax.device_get(Blip(config).init(jax.random.key(0))), config, tokenizer)
 
 
@@ -88,6 +87,24 @@ def test_a_killed_pass_ends_with_the_bytes_of_one_that_was_not(model, records, t
     score_records(records, model, model, tmp_path / "b", OPTIONS)
     for path in (tmp_path / "a").glob("*.jsonl"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_a_filter_that_diverged_is_an_error_and_writes_no_scores(model, records, tmp_path):
+    broken = dataclasses.replace(model, params=jax.tree.map(lambda x: x * np.nan, model.params))
+    with pytest.raises(RuntimeError, match="diverged"):
+        score_records(records, model, broken, tmp_path, OPTIONS)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_an_empty_caption_counts_and_a_broken_image_does_not(model, records, monkeypatch):
+    monkeypatch.setattr(
+        Model, "texts", lambda self, ids: [["a red star 0"]] + [[""]] * (len(ids) - 1)
+    )
+    options = CaptionOptions(method="greedy", max_new_tokens=3)
+    scores, written = caption.evaluate(model, records, options, batch_size=10)
+    assert written == ["a red star 0"] + [""] * 9
+    alone, _ = caption.evaluate(model, records[:1], options, batch_size=10)
+    assert 0 < scores["bleu4"] < alone["bleu4"]
 
 
 def test_scores_of_other_settings_are_not_mixed(model, records, tmp_path):

@@ -88,6 +88,12 @@ def test_bleu_by_hand():
     assert short[0] == pytest.approx(np.exp(1 - 4 / 2))  # brevity penalty
 
 
+def test_cider_of_nothing_is_an_error_and_of_an_empty_caption_zero():
+    with pytest.raises(ValueError, match="at least one"):
+        cider([], [])
+    assert cider([[], ["a", "b"]], [[["a", "star"]], [["a", "b"]]])[1][0] == 0
+
+
 def test_cider_rewards_rare_words_and_punishes_length():
     references = [[s.split()] for s in ("a red star", "a blue ring", "a green box", "a big dog")]
     right = cider([["a", "red", "star"], *[["x"]] * 3], references)[1][0]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,13 +150,6 @@ def test_figures_and_pictures_are_there(run):
     assert page.count("<svg") == 2 + 4 + 1 + 3  # the filter's, and each stage's losses
     assert "AUC 0.9" in page and "chance 0.6365" in page
     assert "in error" in page and "✗ wrong" in page and "✓ right" in page
-
-
-def test_itm_chance_is_one_match_in_three():
-    third = 1 / 3
-    entropy = -third * math.log(third) - 2 * third * math.log(2 * third)
-    assert pytest.approx(entropy) == report.ITM_CHANCE
-    assert f"{report.ITM_CHANCE:.4f}" == "0.6365"
 
 
 def test_examples_are_distinct_and_sorted_into_groups(run):

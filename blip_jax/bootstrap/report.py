@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import math
-import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,15 +16,15 @@ from markupsafe import Markup
 from ml_collections import ConfigDict
 from PIL import Image
 
+from blip_jax.bootstrap.figures import histogram_figure, loss_figure, roc_figure
 from blip_jax.bootstrap.sources import Sources
 from blip_jax.data.images import ImageError, open_image
 from blip_jax.data.records import Records
 from blip_jax.files import read_json_lines, write_json, write_text
-from blip_jax.metrics.classification import roc, roc_auc
+from blip_jax.losses import ITM_CHANCE
 from blip_jax.train.metrics import read_metrics
 
 PAPER_NOISE = {"nucleus": 0.25, "beam": 0.19}  # share of synthetic texts dropped, paper Table 2
-ITM_CHANCE = math.log(3) - 2 / 3 * math.log(2)  # nats; each match comes with two mismatches
 STAGES = {"pretrain": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
 LOSSES = {"loss": "total", "loss_itc": "ITC", "loss_itm": "ITM", "loss_lm": "LM"}
 SCORES = {  # key of evaluation.json -> how it is named
@@ -55,8 +54,6 @@ OUTCOMES = {  # of a picture in CapFilt -> examples shown
 EXAMPLES = sum(OUTCOMES.values())
 THUMBNAIL = 240  # pixels; smaller pictures are embedded as they are
 PIXEL_ART = 64  # pictures up to this size are drawn world, shown with sharp pixels
-COLOURS = ("#8b95a7", "#2f7bf6", "#12a37f", "#e08a1e", "#b05cd6")
-INK = "#010203"  # stands for the page's text colour in the figures
 
 Row = dict[str, Any]
 Card = dict[str, Any]  # what the template shows of a picture
@@ -191,12 +188,15 @@ def change_of(key: str, scores: Sequence[dict[str, float]]) -> dict[str, Any] | 
 def show_pass(found: Pass, sources: Sources, threshold: float) -> dict[str, Any]:
     """What the template shows of a round of CapFilt."""
     rows = [row for row in found.rows if row["status"] == "ok"]
+    known = [row for row in rows if row["image_id"] in (sources.truth or {})]
+    labels = [sources.truth[row["image_id"]]["true"] for row in known] if sources.truth else []
+    web, synthetic = [r["web_itm"] for r in rows], [itm for r in rows for itm in r["syn_itm"]]
     outcomes = choose_examples([show_row(row, sources, threshold) for row in rows])
     return {
         "name": found.name,
         "summary": found.summary,
-        "roc": roc_figure(rows, sources),
-        "histogram": histogram_figure(rows, threshold),
+        "roc": roc_figure([row["web_itm"] for row in known], labels),
+        "histogram": histogram_figure(web, synthetic, threshold),
         "outcomes": [(title, number / len(rows)) for title, number, _ in outcomes],
         "examples": [
             card | {"outcome": title, "picture": picture(Path(card["image"]))}
@@ -306,91 +306,21 @@ def picture(path: Path) -> dict[str, Any] | None:
     return {"uri": f"data:image/{'png' if sharp else 'jpeg'};base64,{data}", "sharp": sharp}
 
 
-def roc_figure(rows: list[Row], sources: Sources) -> Markup | None:
-    """ROC of the filter over the web texts; None without right and wrong ones that are known."""
-    known = [r for r in rows if r["image_id"] in (sources.truth or {})]
-    labels = [sources.truth[r["image_id"]]["true"] for r in known] if sources.truth else []
-    if len(set(labels)) < 2:
-        return None
-    scores = [r["web_itm"] for r in known]
-    false, true, _ = roc(scores, labels)
-    figure, axes = new_figure(4.2, 3.4)
-    axes.plot([0, 1], [0, 1], color=INK, alpha=0.35, lw=1, ls=":")
-    axes.plot(false, true, color=COLOURS[1], lw=2)
-    axes.fill_between(false, true, color=COLOURS[1], alpha=0.1, lw=0)
-    axes.text(0.96, 0.06, f"AUC {roc_auc(scores, labels):.3f}", ha="right", size=13, color=INK)
-    axes.set(xlabel="wrong texts kept", ylabel="right texts kept", xlim=(0, 1), ylim=(0, 1.01))
-    return svg(figure)
-
-
-def histogram_figure(rows: list[Row], threshold: float) -> Markup:
-    """How the ITM probabilities of web and of synthetic texts are spread."""
-    figure, axes = new_figure(4.2, 3.4)
-    web = [r["web_itm"] for r in rows]
-    synthetic = [itm for r in rows for itm in r["syn_itm"]]
-    for values, name, colour in ((web, "web", COLOURS[3]), (synthetic, "synthetic", COLOURS[1])):
-        weights = [100 / len(values)] * len(values) if values else None
-        style = {"color": colour, "alpha": 0.55, "label": name}
-        axes.hist(values, bins=20, range=(0, 1), weights=weights, **style)
-    axes.axvline(threshold, color=INK, lw=1, ls="--", label="threshold")
-    axes.set(xlabel="ITM probability", ylabel="% of texts", xlim=(0, 1))
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower left",
-                bbox_to_anchor=(-0.02, 1), ncols=3, columnspacing=1)  # fmt: skip
-    return svg(figure)
-
-
 def loss_figures(stage: str, curves: dict[str, list[Row]]) -> list[tuple[str, Markup]]:
     """One figure a loss of a stage, with a line a round. A total of one loss is not repeated."""
     runs = {n.split("/")[0]: r for n, r in curves.items() if r and n.endswith(f"/{stage}")}
     names = [key for key in LOSSES if any(key in row for rows in runs.values() for row in rows)]
     if len(names) == 2:
         names.remove("loss")
-    return [(f"{STAGES[stage]}: {LOSSES[key]}", loss_figure(key, runs)) for key in names]
-
-
-def loss_figure(key: str, runs: dict[str, list[Row]]) -> Markup:
-    """One loss over the steps."""
-    figure, axes = new_figure(2.7, 2.2)
-    for i, (name, rows) in enumerate(runs.items()):
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        marker = "o" if len(points) == 1 else ""
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "ms": 4, "lw": 1.6}
-        axes.plot(*zip(*points, strict=True), label=name.replace("round", "round "), **style)
-    if key == "loss_itm":
-        axes.axhline(ITM_CHANCE, color=INK, lw=1, ls=":", label=f"chance {ITM_CHANCE:.4f}")
-    axes.set(xlabel="step")
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=1.2)
-    return svg(figure)
-
-
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of inches and its axes, in the page's text colour on a clear ground."""
-    from matplotlib.figure import Figure  # slow to import, and only the report draws
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=INK, alpha=0.4)
-    axes.tick_params(colors=INK, labelsize=8, length=3)
-    axes.xaxis.label.set(color=INK, size=9)
-    axes.yaxis.label.set(color=INK, size=9)
-    axes.grid(color=INK, alpha=0.1, lw=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def svg(figure: Any) -> Markup:
-    """A figure as an SVG element for a page: text stays text, in the page's font and colour."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "blip"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)  # HTML knows these names
-    return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", text))
+    figures = []
+    for key in names:
+        lines = {
+            name.replace("round", "round "): [(r["step"], r[key]) for r in rows if key in r]
+            for name, rows in runs.items()
+        }
+        chance = ITM_CHANCE if key == "loss_itm" else None
+        figures.append((f"{STAGES[stage]}: {LOSSES[key]}", loss_figure(lines, chance)))
+    return figures
 
 
 @functools.cache

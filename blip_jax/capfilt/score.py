@@ -47,6 +47,7 @@ def score_records(
 
     Raises:
       ValueError: the folder holds scores made with other settings.
+      RuntimeError: the filter gives NaN.
     """
     claim(folder, options, len(records))
     rows: list[dict[str, Any]] = []
@@ -104,7 +105,10 @@ def score(
     ids, mask = model.tokenizer.encode(flat, max_length=max_tokens)
     shape = (len(texts), -1, max_tokens)
     scores = score_texts(model.blip, model.params, images, ids.reshape(shape), mask.reshape(shape))
-    return jax.device_get(scores)
+    itm, itc = jax.device_get(scores)
+    if not (np.isfinite(itm).all() and np.isfinite(itc).all()):
+        raise RuntimeError("the filter gives scores that are no numbers: it has diverged")
+    return itm, itc
 
 
 def record_seed(seed: int, uid: str) -> int:

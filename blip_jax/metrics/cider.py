@@ -21,7 +21,12 @@ def cider(
 
     Document frequencies are those of the references at hand, so scores of different reference
     sets do not compare.
+
+    Raises:
+      ValueError: there is no candidate, or they and the references differ in number.
     """
+    if not candidates:
+        raise ValueError("CIDEr needs at least one candidate")
     frequency: Counter[tuple[str, ...]] = Counter()
     for refs in references:
         frequency.update({g for r in refs for n in ORDERS for g in ngrams(r, n)})

@@ -116,14 +116,15 @@ class Blip:
         return TextTransformer(self.config)
 
     def init(self, rng: jax.Array) -> Params:
-        """Random parameters: N(0, init_std) kernels, N(0, 0.02) embeddings, zero biases."""
+        """Random parameters: N(0, init_std) kernels, zero biases, N(0, 0.02) the rest but for
+        the ViT's positions, which have their own `position_std`."""
         scale = self.config.init_std / INITIAL_STD
         return jax.tree_util.tree_map_with_path(
             lambda path, x: x * scale if path[-1].key == "kernel" else x, self._init(rng)
         )
 
     def _init(self, rng: jax.Array) -> Params:
-        """The original's `_init_weights`: all that is random is N(0, 0.02)."""
+        """The original's `_init_weights`: all that is random is N(0, 0.02), positions aside."""
         c = self.config
         keys = iter(jax.random.split(rng, 12))
         image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3))

@@ -52,18 +52,27 @@ def evaluate(
     """Captions every readable image and compares with its references.
 
     Returns:
-      CIDEr and BLEU-4 as fractions, and one caption a record ("" where the image was broken).
+      CIDEr and BLEU-4 as fractions, over the readable images, and one caption a record ("" where
+      the image was broken).
+
+    Raises:
+      ValueError: no image could be read.
     """
     written: list[str] = []
+    readable: list[bool] = []
     size = model.config.vision.image_size
     for images, status, chosen in image_batches(records, size, batch_size):
         keys = seed_keys(range(len(chosen)))
         ids, _ = write_captions(model, images, keys, options)
         texts = [row[0] for row in model.texts(ids)]
-        written += [t if s == "ok" else "" for t, s in zip(texts, status, strict=False)]
+        ok = [s == "ok" for s in status]
+        written += [text if fine else "" for text, fine in zip(texts, ok, strict=False)]
+        readable += ok
         progress(len(written), len(records))
-    pairs = [(w, r) for w, r in zip(written, records, strict=True) if w]
-    candidates = [tokenize(w) for w, _ in pairs]
-    references = [[tokenize(c) for c in r.captions] for _, r in pairs]
+    if not any(readable):
+        raise ValueError(f"none of the {len(records)} images to caption could be read")
+    seen = [(w, r) for w, r, fine in zip(written, records, readable, strict=True) if fine]
+    candidates = [tokenize(w) for w, _ in seen]
+    references = [[tokenize(c) for c in r.captions] for _, r in seen]
     scores = {"cider": cider(candidates, references)[0], "bleu4": bleu(candidates, references)[3]}
     return scores, written

@@ -9,7 +9,7 @@ import numpy as np
 
 from blip_jax.data.world.scene import Group, Scene
 
-MAX_WORDS = 20
+MAX_WORDS = 14
 
 # Meaning -> the words for it. The first is the name in `Group` and `Scene`.
 SHAPE_WORDS = {
@@ -30,7 +30,7 @@ TEXTURE_WORDS = {
 COLOUR_WORDS = {c: (c,) for c in ("red", "green", "blue", "yellow", "purple", "orange", "pink")}
 COUNT_WORDS = {1: ("a", "a", "one"), 2: ("two", "a pair of"), 3: ("three", "a trio of")}
 BACKGROUND_PHRASES = ("on a {} background", "against {}", "on {}", "over a {} backdrop")
-BACKGROUND_NAMES = ("white", "grey", "black", "beige")
+BACKGROUND_NAMES = ("white", "grey", "beige", "brown")
 # (phrase between A and B, place of A, place of B)
 RELATIONS = (
     ("to the left of", "left", "right"),

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -18,16 +18,18 @@ COLOURS = {
     "pink": (255, 105, 180),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.6, "large": 0.9}  # of the room an object has
+SIZES = {"small": 0.65, "large": 1.0}  # of the room an object has
+ROOM = {1: 0.4, 2: 0.195, 3: 0.115}  # objects in a scene -> the radius of each, of the side
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = {
     "white": (255, 255, 255),
     "grey": (150, 150, 150),
-    "black": (15, 15, 20),
     "beige": (235, 215, 170),
+    "brown": (125, 90, 65),
 }
 PLACES = {"row": ("left", "right"), "column": ("top", "bottom")}
 OVERSAMPLING = 4
+INK, OUTLINE = (15, 15, 20), 0.035  # of the side; a shape shows whatever its colours
 MAX_SHIFT = 0.04  # of the side
 
 
@@ -95,9 +97,9 @@ def draw(scene: Scene, size: int = 32) -> Image.Image:
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     objects = [group for group in scene.groups for _ in range(group.count)]
-    room = {1: 0.42, 2: 0.25, 3: 0.165}[len(objects)]  # half of what an object may fill
+    room = ROOM[len(objects)]
     # Along the layout objects move so little that they stay apart and inside the picture.
-    free = 0.5 / len(objects) - SIZES["large"] * room
+    free = 0.5 / len(objects) - room - OUTLINE
     shifts = np.array((min(MAX_SHIFT, free / 2), MAX_SHIFT))
     for i, group in enumerate(objects):
         along, across = np.array(((i + 0.5) / len(objects), 0.5)) + rng.uniform(-shifts, shifts)
@@ -107,7 +109,7 @@ def draw(scene: Scene, size: int = 32) -> Image.Image:
 
 
 def draw_object(image: Image.Image, group: Group, x: float, y: float, radius: float) -> None:
-    """Draws one object through a mask of its shape."""
+    """Draws one object with an inked outline, through a mask of its shape."""
     mask = Image.new("L", image.size)
     pen = ImageDraw.Draw(mask)
     box = (x - radius, y - radius, x + radius, y + radius)
@@ -125,18 +127,20 @@ def draw_object(image: Image.Image, group: Group, x: float, y: float, radius: fl
         pen.rectangle((x - arm, y - radius, x + arm, y + radius), fill=255)
     else:
         points = 3 if group.shape == "triangle" else 10
-        pen.polygon(list(outline(points, x, y, radius)), fill=255)
+        pen.polygon(list(corners(points, x, y, radius)), fill=255)
+    grown = mask.filter(ImageFilter.BoxBlur(round(OUTLINE * image.width)))
+    image.paste(INK, mask=grown.point(lambda value: 255 * (value > 0)))
     image.paste(surface(image.size, group, x, y, radius), mask=mask)
 
 
-def outline(points: int, x: float, y: float, radius: float) -> list[tuple[float, float]]:
+def corners(points: int, x: float, y: float, radius: float) -> list[tuple[float, float]]:
     """Corners of a triangle (3) or of a five-pointed star (10), one tip up."""
-    corners = []
+    found = []
     for i in range(points):
         reach = radius * (0.42 if points == 10 and i % 2 else 1.0)
         angle = 2 * math.pi * i / points - math.pi / 2
-        corners.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
-    return corners
+        found.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+    return found
 
 
 def surface(size: tuple[int, int], group: Group, x: float, y: float, radius: float) -> Image.Image:
@@ -146,7 +150,7 @@ def surface(size: tuple[int, int], group: Group, x: float, y: float, radius: flo
     pen = ImageDraw.Draw(image)
     step = 4.0 * OVERSAMPLING
     if group.texture == "striped":
-        dark = tuple(c // 2 for c in colour)  # still to be seen on black
+        dark = tuple(c // 2 for c in colour)
         for top in np.arange(y % step - step, size[1], step):
             pen.rectangle((0, top, size[0], top + step * 0.45), fill=dark)
     elif group.texture == "dotted":
