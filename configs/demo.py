@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.world = ConfigDict(
         {
             "num_web": 300 if smoke else 8000,
-            "num_clean": 100 if smoke else 4000,  # images, two captions each
+            "num_clean": 100 if smoke else 4000,  # images, five captions each
             "num_val": 40 if smoke else 400,
             "seed": 0,
             "size": 32,
@@ -60,7 +60,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
 
     # Stages
-    # Groups of 8: among more, the hardest negative of a short caption is often true.
+    # Small groups: among more, the hardest negative of a short caption is often true.
     # No queue: while features still move fast, a model that sees all images alike can yet tell
     # the batch from the older features of a queue, and learns that instead of the pictures.
     objective = {
@@ -73,12 +73,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config.pretrain = stage(10 if smoke else 1300, 32, 3e-3)
     config.pretrain.objective = ConfigDict(objective)
     config.captioner = stage(5 if smoke else 800, 32, 2e-3)
-    config.filter = stage(5 if smoke else 1800, 32, 2e-3)
+    config.filter = stage(5 if smoke else 1500, 32, 4e-3)
     config.filter.objective = ConfigDict(objective | {"group": 16})
 
     # CapFilt
     config.capfilt = ConfigDict(
         {
+            # Label smoothing gives a tenth of the probability to wrong words, and of few words:
+            # the paper's 0.9 would often draw one.
             "caption": {"method": "nucleus", "top_p": 0.7, "num_captions": 1, "max_new_tokens": 17},
             "threshold": 0.2 if smoke else 0.5,  # ITM probability
             "batch_size": 64,

@@ -13,7 +13,7 @@ from blip_jax.data.world.scene import Scene, draw, random_scene
 from blip_jax.files import Progress, silent, write_json
 
 CAPTIONS_PER_VAL = 5
-CAPTIONS_PER_CLEAN = 2
+CAPTIONS_PER_CLEAN = 5
 
 
 def build(
@@ -28,7 +28,7 @@ def build(
 ) -> None:
     """Draws a world into `root`, or finds it there; the seed decides every byte of it.
 
-    Writes images/{web,clean,val}/NNNNN.png; web.json (one web text an image), clean.json (two
+    Writes images/{web,clean,val}/NNNNN.png; web.json (one web text an image), clean.json (five
     rows an image) and val.json (five captions an image) in BLIP's layout; and truth.json,
     image_id -> {"scene", "kind", "true"}. No scene of val is in web or clean.
 
