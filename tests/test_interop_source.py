@@ -53,9 +53,7 @@ def test_positions_are_interpolated_as_torch_does(tmp_path):
 
 
 def test_what_is_not_there_is_told(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="is no file, no folder, no hub name and"
-    ):
+    with pytest.raises(FileNotFoundError, match="is no file, no folder, no hub name and"):
         resolve(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="Nobody/no-such-blip is neither.*the hub gave"):
         resolve("Nobody/no-such-blip")

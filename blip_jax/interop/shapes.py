@@ -7,12 +7,12 @@ import numpy as np
 from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Params
 
-# The twin cross-attentions of NLVR average below this layer and merge from it on
-# (`layer_num>=6` in the original's models/nlvr_encoder.py).
+# The twin cross-attentions of NLVR average below a layer and merge from it on: this one in the
+# original (`layer_num>=6` in its models/nlvr_encoder.py), the middle one in models trained here.
 FIRST_MERGE = 6
 
 
-def template(config: BlipConfig) -> Params:
+def template(config: BlipConfig, first_merge: int = FIRST_MERGE) -> Params:
     """Arrays of the right shapes that take no memory; read-only.
 
     The tree of `models.blip` for pre-training, whatever `sharing` says of it; for a fine-tuned
@@ -20,7 +20,7 @@ def template(config: BlipConfig) -> Params:
     text_proj, itm_head}, vqa {vision, text, text_decoder}, nlvr {vision, text, nlvr_head}.
     `temperature` is only in pre-training's, because a retrieval file may go without.
     """
-    vision, text = config.vision.width, config.text.width
+    vision, text, depth = config.vision.width, config.text.width, config.text.depth
     tree = {"vision": vision_tree(config), "text": text_tree(config, vision)}
     if config.task == "pretrain":
         own = tree["text"]["blocks"].pop("attention")
@@ -35,6 +35,9 @@ def template(config: BlipConfig) -> Params:
     if config.task == "vqa":
         tree["text_decoder"] = text_tree(config, text) | {"lm_head": head_tree(config)}
     if config.task == "nlvr":
+        cross = tree["text"]["blocks"]["cross_attention"] = twin_attention(text, vision, depth)
+        if depth > first_merge:
+            cross["merge"] = linear(2 * text, text, depth - first_merge)
         tree["nlvr_head"] = {"hidden": linear(text, text), "out": linear(text, 2)}
     return tree
 
@@ -56,7 +59,6 @@ def vision_tree(config: BlipConfig) -> Params:
 def text_tree(config: BlipConfig, source: int) -> Params:
     """Embeddings and blocks whose cross-attention looks at tokens of width `source`."""
     c = config.text
-    cross = twin_attention if config.task == "nlvr" else attention
     return {
         "embeddings": {
             "word": empty(c.vocab_size, c.width),
@@ -65,7 +67,7 @@ def text_tree(config: BlipConfig, source: int) -> Params:
         },
         "blocks": {
             "attention": attention(c.width, c.width, c.depth),
-            "cross_attention": cross(c.width, source, c.depth),
+            "cross_attention": attention(c.width, source, c.depth),
             "mlp": mlp(c.width, c.mlp_width, c.depth),
         },
     }
@@ -86,10 +88,7 @@ def attention(width: int, source: int, depth: int) -> Params:
 
 def twin_attention(width: int, source: int, depth: int) -> Params:
     left, right = projections(width, source, depth), projections(width, source, depth)
-    tree = {"left": left, "right": right, "norm": norm(width, depth)}
-    if depth > FIRST_MERGE:
-        tree["merge"] = linear(2 * width, width, depth - FIRST_MERGE)
-    return tree
+    return {"left": left, "right": right, "norm": norm(width, depth)}
 
 
 def projections(width: int, source: int, depth: int) -> Params:
