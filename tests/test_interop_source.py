@@ -2,14 +2,16 @@
 
 import dataclasses
 import pickle
+import tracemalloc
 import zipfile
 
 import jax
 import numpy as np
 import pytest
-from released import HEADS, file, tree
+from released import CONFIG, HEADS, file, random_tree, tree
 
 from blip_jax.catalogue import list_models
+from blip_jax.interop.salesforce import export_salesforce
 from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_tokenizer
 from blip_jax.interop.torch_file import write_torch
 from blip_jax.tokenizer import Tokenizer
@@ -23,6 +25,21 @@ def test_a_file_by_path_and_by_the_name_it_was_released_under(tmp_path, monkeypa
         jax.tree.map(np.testing.assert_array_equal, imported.params, tree("nlvr"))
     with pytest.raises(FileNotFoundError, match="vqa-base is not here: download https://.*BLIP_CH"):
         load_source("vqa-base")
+
+
+def test_loading_takes_little_more_memory_than_the_file(tmp_path):
+    vision = dataclasses.replace(CONFIG.vision, width=192, depth=6, mlp_width=768)
+    config = dataclasses.replace(CONFIG, task="caption", vision=vision)
+    path = tmp_path / "x.pth"
+    write_torch(export_salesforce(random_tree(config), config), path)
+    tracemalloc.start()
+    try:
+        imported = load_source(path, **HEADS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert imported.config.vision.depth == 6
+    assert peak < 1.7 * path.stat().st_size
 
 
 def test_another_image_size(tmp_path):

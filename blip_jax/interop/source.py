@@ -50,7 +50,6 @@ def load_source(
 
 def import_file(path: Path, vision_heads: int | None, text_heads: int | None) -> Imported:
     """A file of the original's, or of LAVIS; ValueErrors name it."""
-    heads = {"vision_heads": vision_heads, "text_heads": text_heads}
     tensors = read_tensors(path)
     if not all(isinstance(value, np.ndarray) for value in tensors.values()):
         raise ValueError(f"{path} holds no state dict, neither at its top nor under 'model'")
@@ -58,7 +57,7 @@ def import_file(path: Path, vision_heads: int | None, text_heads: int | None) ->
     held = [tensors]
     del tensors
     try:
-        return import_salesforce(held.pop(), **heads)
+        return import_salesforce(held.pop(), vision_heads=vision_heads, text_heads=text_heads)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
