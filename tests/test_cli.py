@@ -98,8 +98,9 @@ def imports(path):
 
 
 ORDER = [  # a room may import itself and those to its right
-    "cli", "bootstrap", "capfilt", "tasks", "train", "interop", "model", "generation", "losses",
-    "models", "data", "tokenizer", "metrics", "files", "config",
+    "cli", "cli_images", "bootstrap", "capfilt", "tasks", "train", "interop", "model",
+    "inference", "generation", "losses", "models", "data", "tokenizer", "metrics", "files",
+    "config",
 ]  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Record, Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, read_json_lines, silent, write_json, write_json_lines
-from blip_jax.model import CaptionOptions, Model, score_texts, seed_keys, write_captions
+from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
+from blip_jax.inference.match import score_texts
+from blip_jax.model import Model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,11 @@ from blip_jax import losses
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.files import Progress, silent
+from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
 from blip_jax.metrics.bleu import bleu
 from blip_jax.metrics.cider import cider
 from blip_jax.metrics.tokenize import tokenize
-from blip_jax.model import CaptionOptions, Model, seed_keys, write_captions
+from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Memory
 

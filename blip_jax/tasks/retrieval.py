@@ -10,9 +10,11 @@ from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, silent
+from blip_jax.inference.batching import batches
+from blip_jax.inference.embed import encode_images, encode_texts
 from blip_jax.metrics.classification import roc_auc
 from blip_jax.metrics.retrieval import retrieval_recall
-from blip_jax.model import Model, batches
+from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Contrastive, Memory
 
@@ -141,12 +143,4 @@ def match_pairs(
     return np.concatenate(logits)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode_images(blip: Blip, params: Params, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Pixels -> image tokens [B, S, W] and unit vectors [B, E]."""
-    tokens = blip.image_tokens(params, pixels)
-    return tokens, blip.image_embeds(params, tokens)
-
-
-encode_texts = jax.jit(Blip.text_embeds, static_argnums=0)
 match_logits = jax.jit(Blip.match_logits, static_argnums=0)
