@@ -77,9 +77,9 @@ class Model(Trained):
         for rows, count in batches(len(pixels), batch_size):
             keys = caption.seed_keys([seeds[r] for r in rows])
             own = None if prompts is None else [prompts[r] for r in rows]
-            ids, scores = caption.write_captions(self, pixels[rows], keys, chosen, own)
-            for texts, row_scores in zip(self.texts(ids[:count]), scores[:count], strict=True):
-                pairs = zip(texts, row_scores, strict=True)
+            texts, scores = caption.write_captions(self, pixels[rows], keys, chosen, own)
+            for row, row_scores in zip(texts[:count], scores[:count], strict=True):
+                pairs = zip(row, row_scores, strict=True)
                 results.append([CaptionResult(t, float(s)) for t, s in pairs])
         return results
 
@@ -216,7 +216,7 @@ def _many(values: Any, count: int, name: str) -> Any:
     """One value an image; a single text is given to all."""
     several = [values] * count if isinstance(values, str) else values
     if len(several) != count:
-        raise ValueError(f"got {count} images and {len(several)} {name}; they go in pairs")
+        raise ValueError(f"got {count} images, {len(several)} {name}; they go in pairs")
     return several
 
 
@@ -234,19 +234,42 @@ def save(model: Trained, path: str | Path) -> None:
     partial.rename(path)
 
 
-def load(path: str | Path) -> Model:
-    """Reads a model folder that `save` wrote.
+def load(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> Model:
+    """Opens a model: a folder that `save` wrote, or any BLIP weights there are.
+
+    Args:
+      source: a model folder; a .pth of the original or of LAVIS; a Hugging Face folder or hub
+        name; or a name of `list_models()`.
+      image_size: pixels; positions are interpolated to it as torch does. As stored by default.
+      vision_heads, text_heads: attention heads, where a .pth's are not 64 wide.
 
     Raises:
-      FileNotFoundError: the folder or one of its parts is not there.
+      FileNotFoundError: there is no such thing here, or at the hub.
+      ValueError: what is there is no BLIP; all that is wrong with it is named.
     """
-    path = Path(path)
-    for name in ("model.safetensors", "config.json", "tokenizer"):
-        if not (path / name).exists():
-            raise FileNotFoundError(f"{path} is not a blip_jax model folder: {name} is missing")
-    params = unflatten(load_file(path / "model.safetensors"))
-    config = BlipConfig.load(path / "config.json")
-    return Model(params, config, Tokenizer.from_source(path / "tokenizer"))
+    from blip_jax.interop import source as foreign
+    from blip_jax.interop.report import Imported, Report
+
+    path = foreign.resolve(source)
+    if (path / "tokenizer").is_dir():  # which only `save` makes
+        for name in ("model.safetensors", "config.json"):
+            if not (path / name).exists():
+                raise FileNotFoundError(f"{path} is not a blip_jax model folder: {name} is missing")
+        params = unflatten(load_file(path / "model.safetensors"))
+        found = Imported(params, BlipConfig.load(path / "config.json"), None, Report())
+        found = foreign.resized(found, image_size) if image_size else found
+        return Model(found.params, found.config, Tokenizer.from_source(path / "tokenizer"))
+    found = foreign.load_source(
+        path, image_size=image_size, vision_heads=vision_heads, text_heads=text_heads
+    )
+    tokenizer = foreign.find_tokenizer(path)
+    return Model(found.params, foreign.with_tokenizer(found.config, tokenizer), tokenizer)
 
 
 def flatten(tree: Params, prefix: str = "") -> dict[str, np.ndarray]:

@@ -43,5 +43,5 @@ def test_loss_and_last_logits(recorded):
 def test_captions(recorded, name, options):
     model, arrays, facts = recorded
     chosen = CaptionOptions(**options)
-    ids, _ = write_captions(model, arrays["image"], seed_keys([0, 1]), chosen)
-    assert [row[0] for row in model.texts(ids)] == facts[name]
+    texts, _ = write_captions(model, arrays["image"], seed_keys([0, 1]), chosen)
+    assert [row[0] for row in texts] == facts[name]

@@ -43,7 +43,7 @@ def write_answers(
     lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     for rows, count in batches(len(pixels), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
-        found = beam_program(model.blip, model.params, pixels[rows], *asked, **sizes, **lengths)
+        found = beam_program(model.blip, model.on_device, pixels[rows], *asked, **sizes, **lengths)
         found = jax.device_get(found)
         texts += model.texts(found.tokens[:count])
         log_probs.append(found.log_probs[:count].sum(-1))
@@ -79,7 +79,7 @@ def rank_answers(
     for rows, count in batches(len(pixels), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
         best = rank_program(
-            model.blip, min(top_k, len(ids)), model.params, pixels[rows], *asked, ids, mask, real
+            model.blip, min(top_k, len(ids)), model.on_device, pixels[rows], *asked, ids, mask, real
         )
         found.append([np.asarray(part)[:count] for part in best])
     chosen, scores = (np.concatenate(part) for part in zip(*found, strict=True))

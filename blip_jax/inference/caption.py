@@ -53,7 +53,7 @@ def write_captions(
     keys: jax.Array,
     options: CaptionOptions,
     prompts: Sequence[str] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[list[list[str]], np.ndarray]:
     """Writes K captions for each of B images.
 
     Args:
@@ -62,8 +62,7 @@ def write_captions(
       prompts: one an image, instead of `options.prompt`.
 
     Returns:
-      Token ids [B, K, T], a given prompt included (the model's own is not), and log-probs
-      [B, K].
+      K texts an image, a given prompt included (the model's own is not), and log-probs [B, K].
 
     Raises:
       ValueError: prompt and new tokens do not fit the model's positions.
@@ -73,13 +72,13 @@ def write_captions(
     chosen = [prompt or ""] * len(pixels) if prompts is None else prompts
     ids, lengths = encode_prompts(model, chosen, options.max_new_tokens)
     program = caption_program(model.blip, dataclasses.replace(options, prompt=None))
-    written = jax.device_get(program(model.params, pixels, ids, lengths, keys))
-    log_probs = written.log_probs.sum(-1)
+    written = jax.device_get(program(model.on_device, pixels, ids, lengths, keys))
+    lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
+    texts = model.texts(np.concatenate([lead, written.tokens], -1))
     if own:
-        return written.tokens, log_probs
-    shape = (*written.tokens.shape[:2], ids.shape[1])
-    lead = np.broadcast_to(ids[:, None], shape)
-    return np.concatenate([lead, written.tokens], -1), log_probs
+        given = len(model.tokenizer.decode(ids[0])[0])
+        texts = [[text[given:].strip() for text in row] for row in texts]
+    return texts, written.log_probs.sum(-1)
 
 
 def encode_prompts(

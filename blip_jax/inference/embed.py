@@ -18,7 +18,7 @@ def embed_images(model: Trained, pixels: np.ndarray, batch_size: int) -> np.ndar
     """Images [N, S, S, 3] -> unit vectors [N, E], float32."""
     return np.concatenate(
         [
-            np.asarray(encode_images(model.blip, model.params, pixels[rows])[1])[:count]
+            np.asarray(encode_images(model.blip, model.on_device, pixels[rows])[1])[:count]
             for rows, count in batches(len(pixels), batch_size)
         ]
     )
@@ -29,7 +29,7 @@ def embed_texts(model: Trained, texts: Sequence[str], batch_size: int) -> np.nda
     ids, mask = text_ids(model, texts)
     return np.concatenate(
         [
-            np.asarray(encode_texts(model.blip, model.params, ids[rows], mask[rows]))[:count]
+            np.asarray(encode_texts(model.blip, model.on_device, ids[rows], mask[rows]))[:count]
             for rows, count in batches(len(ids), batch_size)
         ]
     )

@@ -63,7 +63,7 @@ def explain(
     where = word_positions(model, ids[0], word) if word else np.arange(1, mask.sum() - 1)
     if not len(where):
         raise ValueError("the text has no words to explain")
-    maps = token_maps(model.blip, layer, model.params, pixels[None], ids, mask)
+    maps = token_maps(model.blip, layer, model.on_device, pixels[None], ids, mask)
     grid = model.config.vision.grid
     return np.asarray(maps)[where].mean(0).reshape(grid, grid)
 

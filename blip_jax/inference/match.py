@@ -59,7 +59,7 @@ def match_pairs(
     scores = []
     for rows, count in batches(len(pixels), batch_size):
         batch = (pixels[rows], ids[rows, None], mask[rows, None])
-        pair = jax.device_get(score_texts(model.blip, model.params, *batch))
+        pair = jax.device_get(score_texts(model.blip, model.on_device, *batch))
         scores.append(np.stack(pair)[:, :count, 0])
     itm, itc = np.concatenate(scores, 1)
     return itm, itc
@@ -81,12 +81,12 @@ def match_matrix(
     itc = np.empty((len(pixels), len(texts)), np.float32)
     itm = np.full_like(itc, np.nan)
     for rows, count in batches(len(pixels), batch_size):
-        tokens, image = encode_images(model.blip, model.params, pixels[rows])
+        tokens, image = encode_images(model.blip, model.on_device, pixels[rows])
         block = np.asarray(image)[:count] @ embeds.T
         itc[rows[:count]] = block
         for owners, chosen in pair_batches(block, top_k, batch_size):
             batch = (tokens, owners, ids[chosen], mask[chosen])
-            scores = match_probability(model.blip, model.params, *batch)
+            scores = match_probability(model.blip, model.on_device, *batch)
             itm[rows[owners], chosen] = scores  # what fills a batch up repeats its last pair
     return MatchMatrix(itm, itc)
 

@@ -27,7 +27,7 @@ def judge(
     logits = []
     for rows, count in batches(len(texts), batch_size):
         batch = (left[rows], right[rows], ids[rows], mask[rows])
-        logits.append(np.asarray(nlvr_program(model.blip, model.params, *batch))[:count])
+        logits.append(np.asarray(nlvr_program(model.blip, model.on_device, *batch))[:count])
     return np.concatenate(logits)
 
 

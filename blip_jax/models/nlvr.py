@@ -18,8 +18,6 @@ from blip_jax.config import BlipConfig, Dtype
 from blip_jax.models.layers import Attention, Norm, Params, dense, stacked
 from blip_jax.models.med import TextBlock, TextEmbeddings
 
-FIRST_MERGE = 6  # the original's number, whatever the depth
-
 Images = tuple[jax.Array, jax.Array]  # tokens of the left and of the right ones
 
 
@@ -114,14 +112,13 @@ def parts(tree: Params) -> list[tuple[Params, int, bool]]:
 
 
 def init_text(config: BlipConfig, rng: jax.Array, embeddings: Params) -> Params:
-    """{embeddings, blocks} with random blocks; those from `FIRST_MERGE` on merge."""
+    """{embeddings, blocks} with random blocks; the upper half of them merges, as 6 of the
+    original's 12."""
     c = config
     x = jnp.zeros((1, 2, c.text.width), c.dtype)
     image = jnp.zeros((1, c.vision.tokens, c.vision.width), c.dtype)
     mask = jnp.ones((1, 1, 1, 2), bool)
     tree = blocks(c, c.text.depth, True, True).init(rng, x, (image, image), mask)["params"]
     cross = tree["cross_attention"]
-    merge = jax.tree.map(lambda leaf: leaf[FIRST_MERGE:], cross.pop("merge"))
-    if c.text.depth > FIRST_MERGE:
-        cross["merge"] = merge
+    cross["merge"] = jax.tree.map(lambda leaf: leaf[c.text.depth // 2 :], cross["merge"])
     return {"embeddings": embeddings, "blocks": tree}

@@ -64,8 +64,8 @@ def evaluate(
     size = model.config.vision.image_size
     for images, status, chosen in image_batches(records, size, batch_size):
         keys = seed_keys(range(len(chosen)))
-        ids, _ = write_captions(model, images, keys, options)
-        texts = [row[0] for row in model.texts(ids)]
+        captions, _ = write_captions(model, images, keys, options)
+        texts = [row[0] for row in captions]
         ok = [s == "ok" for s in status]
         written += [text if fine else "" for text, fine in zip(texts, ok, strict=False)]
         readable += ok

@@ -64,7 +64,7 @@ def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> 
         records, model.config.vision.image_size, batch_size
     ):
         ok = [i for i, s in enumerate(status) if s == "ok"]
-        new_tokens, new_image = encode_images(model.blip, model.params, pixels)
+        new_tokens, new_image = encode_images(model.blip, model.on_device, pixels)
         for i in ok:
             texts += [pre_caption(c) for c in chosen[i].captions]
             owners += [len(tokens)] * len(chosen[i].captions)
@@ -72,7 +72,7 @@ def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> 
             image.append(np.asarray(new_image[i]))
     ids, mask = model.tokenizer.encode(texts, max_length=max_tokens)
     text = [
-        np.asarray(encode_texts(model.blip, model.params, ids[rows], mask[rows]))[:count]
+        np.asarray(encode_texts(model.blip, model.on_device, ids[rows], mask[rows]))[:count]
         for rows, count in batches(len(ids), 4 * batch_size)
     ]
     ids[:, 0] = model.config.text.enc_id
@@ -138,7 +138,7 @@ def match_pairs(
     for rows, count in batches(len(pairs), batch_size):
         image, text = pairs[rows].T
         batch = (gallery.tokens[image], gallery.ids[text], gallery.mask[text])
-        logits.append(np.asarray(match_logits(model.blip, model.params, *batch))[:count])
+        logits.append(np.asarray(match_logits(model.blip, model.on_device, *batch))[:count])
         progress(int(rows[-1]) + 1, len(pairs))
     return np.concatenate(logits)
 
