@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from blip_jax.config import BlipConfig
-from blip_jax.data.images import open_image, resize_square
+from blip_jax.data.images import open_image
 from blip_jax.inference import answer, caption, embed, explain, match, nlvr
 from blip_jax.inference.batching import batches
 from blip_jax.inference.caption import CaptionOptions
 from blip_jax.inference.explain import ExplainResult
+from blip_jax.inference.pixels import ImageLike, Pixels
 from blip_jax.inference.results import (
     AnswerResult,
     CaptionResult,
@@ -27,7 +27,6 @@ from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Params
 from blip_jax.tokenizer import Tokenizer
 
-ImageLike = str | Path | Image.Image | np.ndarray
 Images = ImageLike | Sequence[ImageLike]
 
 # What the parameters of each task are good for.
@@ -192,7 +191,7 @@ class Model(Trained):
         """
         self._need("explain")
         picture = open_image(image)
-        heatmap = explain.explain(self, self._pixels(picture)[0], text, word, layer)
+        heatmap = explain.explain(self, self._pixels(picture).open(0), text, word, layer)
         return ExplainResult(heatmap, picture)
 
     def _need(self, ability: str) -> None:
@@ -203,13 +202,8 @@ class Model(Trained):
                 f"it can {', '.join(can)}"
             )
 
-    def _pixels(self, images: Images) -> np.ndarray:
-        """uint8 [B, S, S, 3]."""
-        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-        if not several:
-            raise ValueError("no images given")
-        size = self.config.vision.image_size
-        return np.stack([np.asarray(resize_square(open_image(x), size)) for x in several])
+    def _pixels(self, images: Images) -> Pixels:
+        return Pixels(images, self.config.vision.image_size)
 
 
 def _many(values: Any, count: int, name: str) -> Any:

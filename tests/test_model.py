@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from blip_jax.inference import answer, embed, explain, nlvr
+from blip_jax.inference.pixels import Pixels
 from blip_jax.interop.shapes import template
 from blip_jax.losses import smoothed_nll
 from blip_jax.model import ABILITIES
@@ -19,6 +20,11 @@ open_model = functools.cache(tiny.model)
 PROMPTS = ["", "a red star and a blue", "two dogs"]
 TEXTS = ["a red star", "two dogs on the left of three cats and a blue ring", "a blue ring", "cats"]
 CANDIDATES = ["red", "a blue ring", "two dogs", "three cats on the left", "star"]
+
+
+def pixels_of(model, images):
+    """uint8 [N, S, S, 3]."""
+    return model._pixels(images)[np.arange(len(images))]
 
 
 @pytest.mark.parametrize("task", list(ABILITIES))
@@ -82,9 +88,9 @@ def test_ranks_are_those_of_scoring_every_candidate():
     model, images = open_model("vqa"), tiny.images(2)
     questions = ["is it green?", "two dogs on the left of three cats?"]
     found = model.answer(images, questions, CANDIDATES, top_n=5)
-    few = answer.rank_answers(model, model._pixels(images), questions, CANDIDATES, top_k=2)
+    few = answer.rank_answers(model, pixels_of(model, images), questions, CANDIDATES, top_k=2)
     for row, question in enumerate(questions):
-        first, scores = brute_force(model, model._pixels(images)[row], question)
+        first, scores = brute_force(model, pixels_of(model, images)[row], question)
         expected = np.argsort(-scores)
         assert [a.text for a in found[row]] == [CANDIDATES[i] for i in expected]
         probabilities = np.asarray(jax.nn.softmax(scores))[expected]
@@ -119,6 +125,20 @@ def test_the_matrix_is_its_pairs_and_its_best():
     assert kept.sum(1).tolist() == [2, 2, 2]
     np.testing.assert_allclose(best.itm[kept], matrix.itm[kept], atol=1e-5)
     assert (np.where(kept, matrix.itc, 2).min(1) >= np.where(kept, -2, matrix.itc).max(1)).all()
+
+
+def test_images_are_opened_a_batch_at_a_time(monkeypatch):
+    model, images = open_model("retrieval"), tiny.images(5)
+    sizes = []
+    read = Pixels.__getitem__
+
+    def counted(pixels, rows):
+        sizes.append(len(rows))
+        return read(pixels, rows)
+
+    monkeypatch.setattr(Pixels, "__getitem__", counted)
+    model.match_matrix(images, TEXTS[:2], batch_size=2)
+    assert sizes == [2, 2, 1]
 
 
 def test_the_first_token_of_a_match_is_a_convention():
@@ -159,7 +179,7 @@ def test_explain_explains_the_match(layer):
     """The logit it differentiates is the model's, and its slope is that of finite differences."""
     model = open_model("retrieval")
     blip, params = model.blip, model.params
-    tokens = blip.image_tokens(params, jnp.asarray(model._pixels(tiny.images(1))))
+    tokens = blip.image_tokens(params, jnp.asarray(pixels_of(model, tiny.images(1))))
     ids, mask = embed.text_ids(model, ["a red star"])
     logit = functools.partial(explain.match_logit, blip, layer, params, tokens, ids, mask)
     shift = jnp.zeros((1, 4, ids.shape[1], tokens.shape[1]))
@@ -188,7 +208,7 @@ def test_nlvr_tells_left_from_right_and_merges():
     without = jax.tree.map(lambda leaf: leaf, model.params)
     del without["text"]["blocks"]["cross_attention"]["merge"]
     averaging = dataclasses.replace(model, params=without)
-    sides = (model._pixels(images[:2]), model._pixels(images[2:]))
+    sides = (pixels_of(model, images[:2]), pixels_of(model, images[2:]))
     logits = [nlvr.judge(m, *sides, texts, 2) for m in (model, averaging)]
     assert np.abs(logits[0] - logits[1]).max() > 1e-4
 

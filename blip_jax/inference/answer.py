@@ -11,6 +11,7 @@ from blip_jax import generation
 from blip_jax.data.text import pre_question
 from blip_jax.generation.greedy import expand_cache, expand_logits
 from blip_jax.inference.batching import TEXT_STEP, batches, encode, power_of_two
+from blip_jax.inference.pixels import Rows
 from blip_jax.inference.trained import Trained
 from blip_jax.losses import smoothed_nll
 from blip_jax.models.blip import Blip, Params
@@ -21,7 +22,7 @@ RANKED = 128  # candidates whose whole text is scored
 
 def write_answers(
     model: Trained,
-    pixels: np.ndarray,
+    pixels: Rows,
     questions: Sequence[str],
     *,
     top_n: int = 1,
@@ -52,7 +53,7 @@ def write_answers(
 
 def rank_answers(
     model: Trained,
-    pixels: np.ndarray,
+    pixels: Rows,
     questions: Sequence[str],
     candidates: Sequence[str],
     *,

@@ -8,13 +8,14 @@ import numpy as np
 
 from blip_jax.data.text import pre_caption
 from blip_jax.inference.batching import batches, encode
+from blip_jax.inference.pixels import Rows
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params
 
 MAX_TOKENS = 40  # of a text that is embedded or matched
 
 
-def embed_images(model: Trained, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+def embed_images(model: Trained, pixels: Rows, batch_size: int) -> np.ndarray:
     """Images [N, S, S, 3] -> unit vectors [N, E], float32."""
     return np.concatenate(
         [

@@ -9,6 +9,7 @@ import numpy as np
 
 from blip_jax.inference.batching import batches
 from blip_jax.inference.embed import embed_texts, encode_images, text_ids
+from blip_jax.inference.pixels import Rows
 from blip_jax.inference.results import MatchMatrix
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params
@@ -52,7 +53,7 @@ def match_probability(
 
 
 def match_pairs(
-    model: Trained, pixels: np.ndarray, texts: Sequence[str], batch_size: int
+    model: Trained, pixels: Rows, texts: Sequence[str], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """ITM probability and ITC cosine, float32 [N], of each image with the text of its place."""
     ids, mask = text_ids(model, texts)
@@ -67,14 +68,14 @@ def match_pairs(
 
 def match_matrix(
     model: Trained,
-    pixels: np.ndarray,
+    pixels: Rows,
     texts: Sequence[str],
     top_k: int | None,
     batch_size: int,
 ) -> MatchMatrix:
     """All of N images with all of M texts; ITM only for the `top_k` texts of highest ITC.
 
-    Image tokens of one batch are held at a time, and the image tower runs once an image.
+    Images and their tokens are held a batch at a time; the image tower runs once an image.
     """
     embeds = embed_texts(model, texts, batch_size)
     ids, mask = text_ids(model, texts)

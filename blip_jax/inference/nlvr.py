@@ -8,6 +8,7 @@ import numpy as np
 
 from blip_jax.data.text import pre_caption
 from blip_jax.inference.batching import batches, encode
+from blip_jax.inference.pixels import Rows
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params
 
@@ -16,8 +17,8 @@ MAX_WORDS = 40
 
 def judge(
     model: Trained,
-    left: np.ndarray,
-    right: np.ndarray,
+    left: Rows,
+    right: Rows,
     texts: Sequence[str],
     batch_size: int,
 ) -> np.ndarray:
