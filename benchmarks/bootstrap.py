@@ -63,6 +63,18 @@ def table(results: list[dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def gain(results: list[dict[str, dict[str, float]]], column: str) -> str:
+    """How much "both" is above "none", world by world, and whether that exceeds the spread."""
+    gains = [100 * (seed["both"][column] - seed["none"][column]) for seed in results]
+    spread = max(
+        np.std([100 * seed[name][column] for seed in results], ddof=min(1, len(results) - 1))
+        for name in ("none", "both")
+    )
+    verdict = "more" if np.mean(gains) > spread else "not more"
+    each = ", ".join(f"{g:+.1f}" for g in gains)
+    return f"{column}: {np.mean(gains):+.1f} ({each}), {verdict} than the spread {spread:.1f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
@@ -74,7 +86,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         results.append(run_seed(seed, arguments.workdir / f"seed{seed}", arguments.variant))
         write_json(arguments.workdir / "results.json", results)
-        print(table(results), flush=True)
+        print(table(results), *(gain(results, c) for c in COLUMNS), sep="\n", flush=True)
         summary = arguments.workdir / f"seed{seed}/none/capfilt/summary.json"
         print(json.dumps(json.loads(summary.read_text())), flush=True)
 

@@ -21,8 +21,8 @@ def get_config(variant: str = "") -> ConfigDict:
     # Data
     config.world = ConfigDict(
         {
-            "num_web": 300 if smoke else 5000,
-            "num_clean": 100 if smoke else 1500,  # images, two captions each
+            "num_web": 300 if smoke else 8000,
+            "num_clean": 100 if smoke else 4000,  # images, two captions each
             "num_val": 40 if smoke else 400,
             "seed": 0,
             "size": 32,
@@ -38,14 +38,14 @@ def get_config(variant: str = "") -> ConfigDict:
                 "image_size": 32,
                 "patch_size": 8,
                 "width": 96,
-                "depth": 3,
+                "depth": 2,
                 "heads": 4,
                 "mlp_width": 384,
                 "position_std": 1.0,  # on a par with the patches
             },
             "text": {
                 "width": 96,
-                "depth": 3,
+                "depth": 2,
                 "heads": 4,
                 "mlp_width": 384,
                 "max_positions": 64,
@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             "embed_dim": 64,
             "init_std": 0.08,  # the paper's 0.02 is for width 768
-            "unroll": 3,
+            "unroll": 2,
         }
     )
     config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
@@ -70,16 +70,16 @@ def get_config(variant: str = "") -> ConfigDict:
         "alpha_ramp_steps": 500,
         "group": 8,
     }
-    config.pretrain = stage(10 if smoke else 900, 32, 2e-3)
+    config.pretrain = stage(10 if smoke else 1300, 32, 3e-3)
     config.pretrain.objective = ConfigDict(objective)
-    config.captioner = stage(5 if smoke else 600, 32, 1e-3)
-    config.filter = stage(5 if smoke else 600, 32, 1e-3)
-    config.filter.objective = ConfigDict(objective)
+    config.captioner = stage(5 if smoke else 800, 32, 2e-3)
+    config.filter = stage(5 if smoke else 1800, 32, 2e-3)
+    config.filter.objective = ConfigDict(objective | {"group": 16})
 
     # CapFilt
     config.capfilt = ConfigDict(
         {
-            "caption": {"method": "nucleus", "top_p": 0.9, "num_captions": 1, "max_new_tokens": 17},
+            "caption": {"method": "nucleus", "top_p": 0.7, "num_captions": 1, "max_new_tokens": 17},
             "threshold": 0.2 if smoke else 0.5,  # ITM probability
             "batch_size": 64,
         }

@@ -18,11 +18,11 @@ from blip_jax.data.world.scene import (
 
 NOISE = {  # kind -> share of the web texts
     "clean": 0.45,
-    "swapped": 0.18,  # the caption of another picture
-    "filename": 0.07,
-    "advert": 0.10,
-    "truncated": 0.08,  # cut in the middle
-    "attribute": 0.12,  # one thing wrong
+    "swapped": 0.21,  # the caption of another picture
+    "filename": 0.08,
+    "advert": 0.11,
+    "truncated": 0.06,  # cut in the middle
+    "attribute": 0.09,  # one thing wrong
 }
 OFFERS = ("buy now", "best price", "free shipping", "sale ends soon", "order online", "shop today",
           "new in stock", "limited offer", "save 20 percent", "top quality")  # fmt: skip

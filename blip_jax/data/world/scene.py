@@ -18,7 +18,7 @@ COLOURS = {
     "pink": (255, 105, 180),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
-SIZES = {"small": 0.65, "large": 1.0}  # of the room an object has
+SIZES = {"small": 0.75, "large": 1.0}  # of the room an object has
 ROOM = {1: 0.4, 2: 0.195, 3: 0.115}  # objects in a scene -> the radius of each, of the side
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = {
