@@ -23,6 +23,8 @@ USAGE = """usage: blip-jax COMMAND [flags]
   embed   --model M IMAGE...
       ask a model about images: files, folders or patterns; --json gives one object a line.
       M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
+  convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
+      carry weights to another project, and tell what became of each tensor
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -61,6 +63,7 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "convert": run_convert,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -100,6 +103,13 @@ def run_images(name: str, argv: list[str]) -> None:
     from blip_jax.cli_images import run
 
     run(name, argv)
+
+
+def run_convert(argv: list[str]) -> None:
+    """blip-jax convert."""
+    from blip_jax.cli_convert import run
+
+    run(argv)
 
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:
