@@ -12,6 +12,7 @@ _PUBLIC = {
     "BLIP_L16": "blip_jax.config",
     "TINY": "blip_jax.config",
     "Model": "blip_jax.model",
+    "list_models": "blip_jax.catalogue",
     "load": "blip_jax.model",
     "save": "blip_jax.model",
 }

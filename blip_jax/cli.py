@@ -1,6 +1,7 @@
 """One console script, `blip-jax`. Exit codes: 0 done, 1 the job failed, 2 the user's mistake."""
 
 import difflib
+import functools
 import logging
 import os
 import sys
@@ -16,9 +17,16 @@ USAGE = """usage: blip-jax COMMAND [flags]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       the first pre-training alone
-  caption --model DIR IMAGE...
-      write a caption for each image
+  caption --model M IMAGE... [--method=beam|nucleus|greedy] [--prompt=TEXT] [--num_captions=N]
+  answer  --model M IMAGE... --question=TEXT [--candidates=FILE] [--top_n=N]
+  match   --model M IMAGE... --text=TEXT [--text=TEXT ...]
+  embed   --model M IMAGE...
+      ask a model about images: files, folders or patterns; --json gives one object a line.
+      M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
+  convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
+      carry weights to another project, and tell what became of each tensor
 """
+IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
 
 class UserError(Exception):
@@ -55,7 +63,8 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
-        "caption": run_caption,
+        "convert": run_convert,
+        **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
         raise UserError(f"no command {argv[0]!r}{nearest(argv[0], commands)}; see blip-jax --help")
@@ -88,21 +97,19 @@ def run_train(argv: list[str]) -> None:
     print(f"model: {workdir / 'round0/pretrain/model'}")
 
 
-def run_caption(argv: list[str]) -> None:
-    """blip-jax caption."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("model", None, "model folder", flag_values=values, required=True)
-    flags.DEFINE_enum(
-        "method", "beam", ["greedy", "nucleus", "beam"], "decoding", flag_values=values
-    )
-    images = values(["blip-jax caption", *argv])[1:]
-    if not images:
-        raise UserError("caption needs at least one image file")
-    from blip_jax.model import load
+def run_images(name: str, argv: list[str]) -> None:
+    """blip-jax caption, answer, match, embed."""
+    compilation_cache()
+    from blip_jax.cli_images import run
 
-    captions = load(values.model).caption(images, method=values.method)
-    for path, best in zip(images, captions, strict=True):
-        print(f"{path}\t{best[0]}")
+    run(name, argv)
+
+
+def run_convert(argv: list[str]) -> None:
+    """blip-jax convert."""
+    from blip_jax.cli_convert import run
+
+    run(argv)
 
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:

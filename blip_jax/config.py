@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Sharing = Literal["all", "all_but_self_attention", "none"]
 Dtype = Literal["float32", "bfloat16"]
+Task = Literal["pretrain", "caption", "retrieval", "vqa", "nlvr"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +58,24 @@ class TextConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Conventions:
+    """How a source feeds its model, where the references differ (parity depends on each)."""
+
+    match_first: Literal["enc", "cls"] = "enc"  # first token of a text that ITM scores
+    question_first: Literal["enc", "cls"] = "enc"  # first token of a question
+    prompt: str = ""  # what a caption begins with where the caller gives no prompt
+    rank_smoothing: float = 0.1  # label smoothing when candidate answers are ranked
+    question_mask: bool = True  # False: answers attend to the padding of questions, as released
+
+
+@dataclasses.dataclass(frozen=True)
 class BlipConfig:
     """A whole BLIP: two towers, the joint space, and how the text towers share parameters."""
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
+    task: Task = "pretrain"  # which heads and views the parameters hold
+    conventions: Conventions = Conventions()
     embed_dim: int = 256  # joint space of ITC
     sharing: Sharing = "all_but_self_attention"  # paper Table 3
     init_std: float = 0.02  # of kernels; narrow towers need more for the image to come through
@@ -94,7 +108,9 @@ class BlipConfig:
         data = dict(data)
         vision = _build(VisionConfig, data.pop("vision", {}), "vision.")
         text = _build(TextConfig, data.pop("text", {}), "text.")
-        return _build(cls, data | {"vision": vision, "text": text}, "")
+        conventions = _build(Conventions, data.pop("conventions", {}), "conventions.")
+        parts = {"vision": vision, "text": text, "conventions": conventions}
+        return _build(cls, data | parts, "")
 
     def save(self, path: Path) -> None:
         """Writes the config as JSON."""

@@ -117,19 +117,48 @@ def lm(
 ) -> jax.Array:
     """Language modelling: smoothed next-token cross-entropy, mean over the tokens that count.
 
-    torch's smoothing: (1 - e) * nll + e / V * sum(-log p) (`models/med.py`, BertLMHeadModel).
-
     Args:
       logits: [B, T, V] at every input position.
       input_ids, attention_mask: int [B, T].
       prompt_length: int [B], leading tokens ([DEC] included) that are given, not learnt.
-      smoothing: e above.
+      smoothing: of `smoothed_nll`.
     """
-    log_probs = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32), axis=-1)
-    labels = input_ids[:, 1:]
-    nll = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
-    loss = (1 - smoothing) * nll - smoothing * jnp.mean(log_probs, axis=-1)
+    loss = smoothed_nll(logits[:, :-1], input_ids[:, 1:], smoothing)
     counts = attention_mask[:, 1:].astype(jnp.float32)
     if prompt_length is not None:
         counts = counts * (jnp.arange(1, input_ids.shape[1])[None] >= prompt_length[:, None])
     return jnp.sum(loss * counts) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def smoothed_nll(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Label-smoothed negative log-likelihood of labels [...] under logits [..., V].
+
+    torch's smoothing: (1 - e) * nll + e / V * sum(-log p) (`models/med.py`, BertLMHeadModel).
+    """
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    nll = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+    return (1 - smoothing) * nll - smoothing * jnp.mean(log_probs, axis=-1)
+
+
+def vqa(
+    logits: jax.Array,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    weights: jax.Array,
+    images: int,
+    smoothing: float = 0.1,
+) -> jax.Array:
+    """Weighted answers: the sum of each answer's smoothed loss, weighed, over the images.
+
+    As the original's `models/blip_vqa.py`; rare answers of one question weigh less.
+
+    Args:
+      logits: [A, T, V] of all answers of a batch, [DEC] first.
+      input_ids, attention_mask: int [A, T].
+      weights: [A], share of each answer among its question's.
+      images: how many the answers belong to.
+      smoothing: of `smoothed_nll`.
+    """
+    loss = smoothed_nll(logits[:, :-1], input_ids[:, 1:], smoothing)
+    per_answer = jnp.sum(loss * attention_mask[:, 1:].astype(jnp.float32), axis=-1)
+    return jnp.sum(weights * per_answer) / images

@@ -1,280 +1,220 @@
 """A model people hold: parameters, config, tokenizer, and what one does with them."""
 
 import dataclasses
-import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from blip_jax import generation
 from blip_jax.config import BlipConfig
-from blip_jax.data.images import open_image, resize_square
-from blip_jax.data.text import pre_caption
-from blip_jax.models.blip import Blip, Params
+from blip_jax.data.images import open_image
+from blip_jax.inference import answer, caption, embed, explain, match, nlvr
+from blip_jax.inference.batching import batches
+from blip_jax.inference.caption import CaptionOptions
+from blip_jax.inference.explain import ExplainResult
+from blip_jax.inference.pixels import ImageLike, Pixels
+from blip_jax.inference.results import (
+    AnswerResult,
+    CaptionResult,
+    MatchMatrix,
+    MatchResult,
+    NlvrResult,
+)
+from blip_jax.inference.trained import Trained
+from blip_jax.models.blip import Params
 from blip_jax.tokenizer import Tokenizer
 
-ImageLike = str | Path | Image.Image | np.ndarray
-Method = Literal["greedy", "nucleus", "beam"]
+Images = ImageLike | Sequence[ImageLike]
+
+# What the parameters of each task are good for.
+ABILITIES = {
+    "pretrain": ("caption", "match", "embed", "explain"),
+    "caption": ("caption",),
+    "retrieval": ("match", "embed", "explain"),
+    "vqa": ("answer",),
+    "nlvr": ("nlvr",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class CaptionResult:
-    """One written caption; `log_prob` is the sum over its tokens, natural logarithm."""
+class Model(Trained):
+    """A trained BLIP. Images are paths, PIL images or uint8 arrays, one or a list of them.
 
-    text: str
-    log_prob: float
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclasses.dataclass(frozen=True)
-class MatchResult:
-    """How well a text fits an image: `itm` probability of a match, `itc` cosine."""
-
-    itm: float
-    itc: float
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptionOptions:
-    """How captions are written. Lengths are new tokens, [SEP] included."""
-
-    method: Method = "beam"
-    num_captions: int = 1
-    prompt: str = ""
-    min_new_tokens: int = 2
-    max_new_tokens: int = 24
-    num_beams: int = 3
-    top_p: float = 0.9
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    length_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.method not in ("greedy", "nucleus", "beam"):
-            raise ValueError(f"method is {self.method!r}; expected greedy, nucleus or beam")
-        limit = {"greedy": 1, "beam": self.num_beams}.get(self.method, self.num_captions)
-        if not 1 <= self.num_captions <= limit:
-            raise ValueError(
-                f"num_captions {self.num_captions} must be between 1 and {limit} with method "
-                f"{self.method!r}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """Parameters with the config and tokenizer they belong to."""
-
-    params: Params
-    config: BlipConfig
-    tokenizer: Tokenizer
-
-    @property
-    def blip(self) -> Blip:
-        """The pure functions, for anyone who wants them."""
-        return Blip(self.config)
+    Whatever is asked of several images or texts at once is what each would get alone. A method
+    that the model's task has no parameters for raises ValueError.
+    """
 
     def caption(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: Images,
         *,
+        prompt: str | Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         batch_size: int = 32,
         **options: Any,
     ) -> list[list[CaptionResult]]:
-        """Writes captions, best first, for each image (path, PIL image or uint8 array).
+        """Writes captions, best first, for each image.
 
         Args:
           images: one or several.
+          prompt: what every caption begins with, or one prompt an image; None for the model's
+            own (`config.conventions.prompt`), which is left out of the texts.
           seeds: one an image, for nucleus sampling; 0, 1, 2 ... by default.
           batch_size: images a compiled batch.
-          **options: fields of `CaptionOptions`.
+          **options: the other fields of `CaptionOptions`.
         """
-        chosen = CaptionOptions(**options)
+        self._need("caption")
         pixels = self._pixels(images)
-        seeds = range(len(pixels)) if seeds is None else seeds
+        one = prompt if isinstance(prompt, str) or prompt is None else None
+        chosen = CaptionOptions(prompt=one, **options)
+        prompts = None if one == prompt else _many(prompt, len(pixels), "prompts")
+        seeds = _many(range(len(pixels)) if seeds is None else seeds, len(pixels), "seeds")
         results: list[list[CaptionResult]] = []
         for rows, count in batches(len(pixels), batch_size):
-            keys = seed_keys([seeds[r] for r in rows])
-            ids, scores = write_captions(self, pixels[rows], keys, chosen)
-            for texts, row_scores in zip(self.texts(ids)[:count], scores[:count], strict=True):
-                pairs = zip(texts, row_scores, strict=True)
+            keys = caption.seed_keys([seeds[r] for r in rows])
+            own = None if prompts is None else [prompts[r] for r in rows]
+            texts, scores = caption.write_captions(self, pixels[rows], keys, chosen, own)
+            for row, row_scores in zip(texts[:count], scores[:count], strict=True):
+                pairs = zip(row, row_scores, strict=True)
                 results.append([CaptionResult(t, float(s)) for t, s in pairs])
         return results
 
-    def match(
+    def answer(
         self,
-        images: ImageLike | Sequence[ImageLike],
-        texts: str | Sequence[str],
+        images: Images,
+        questions: str | Sequence[str],
+        candidates: Sequence[str] | None = None,
         *,
-        batch_size: int = 32,
+        top_n: int = 1,
+        batch_size: int = 8,
+        **options: Any,
+    ) -> list[list[AnswerResult]]:
+        """Answers a question about each image, the `top_n` best answers first.
+
+        Args:
+          images: one or several.
+          questions: one an image, or one for all.
+          candidates: the answers there are, ranked as the original does; None writes answers.
+          top_n: answers a question.
+          batch_size: questions a compiled batch.
+          **options: num_beams, min_new_tokens, max_new_tokens of `write_answers`; top_k of
+            `rank_answers`.
+        """
+        self._need("answer")
+        pixels = self._pixels(images)
+        asked = _many(questions, len(pixels), "questions")
+        if candidates is None:
+            sizes = {"top_n": top_n, "batch_size": batch_size}
+            texts, log_probs = answer.write_answers(self, pixels, asked, **sizes, **options)
+        else:
+            ranked = (self, pixels, asked, candidates)
+            chosen, scores = answer.rank_answers(*ranked, batch_size=batch_size, **options)
+            if top_n > chosen.shape[1]:
+                raise ValueError(f"top_n {top_n} exceeds the {chosen.shape[1]} ranked candidates")
+            texts = [[candidates[i] for i in row[:top_n]] for row in chosen]
+            log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        return [
+            [AnswerResult(t, float(p)) for t, p in zip(row, probs, strict=False)]
+            for row, probs in zip(texts, log_probs, strict=True)
+        ]
+
+    def match(
+        self, images: Images, texts: str | Sequence[str], *, batch_size: int = 32
     ) -> list[MatchResult]:
         """Scores each image with the text of the same place."""
-        pixels, words = self._pixels(images), [texts] if isinstance(texts, str) else list(texts)
-        if len(pixels) != len(words):
-            raise ValueError(f"match takes pairs; got {len(pixels)} images, {len(words)} texts")
-        ids, mask = self._encode(words)
-        results: list[MatchResult] = []
-        for rows, count in batches(len(pixels), batch_size):
-            batch = (self.params, pixels[rows], ids[rows, None], mask[rows, None])
-            itm, itc = jax.device_get(score_texts(self.blip, *batch))
-            pairs = zip(itm[:count, 0], itc[:count, 0], strict=True)
-            results += [MatchResult(float(a), float(b)) for a, b in pairs]
-        return results
-
-    def embed_images(
-        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 32
-    ) -> np.ndarray:
-        """Unit vectors [B, embed_dim] of the joint space, float32."""
+        self._need("match")
         pixels = self._pixels(images)
-        return np.concatenate(
-            [
-                np.asarray(embed_images(self.blip, self.params, pixels[rows]))[:count]
-                for rows, count in batches(len(pixels), batch_size)
-            ]
-        )
+        words = _many([texts] if isinstance(texts, str) else texts, len(pixels), "texts")
+        itm, itc = match.match_pairs(self, pixels, words, batch_size)
+        return [MatchResult(float(a), float(b)) for a, b in zip(itm, itc, strict=True)]
+
+    def match_matrix(
+        self,
+        images: Images,
+        texts: Sequence[str],
+        top_k: int | None = None,
+        *,
+        batch_size: int = 32,
+    ) -> MatchMatrix:
+        """Scores every image with every text: arrays `itm` and `itc` [N, M].
+
+        With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC alone, and is
+        NaN for the others.
+        """
+        self._need("match")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, but it is {top_k}")
+        words = [texts] if isinstance(texts, str) else texts
+        return match.match_matrix(self, self._pixels(images), words, top_k, batch_size)
+
+    def embed_images(self, images: Images, *, batch_size: int = 32) -> np.ndarray:
+        """Unit vectors [N, embed_dim] of the joint space, float32."""
+        self._need("embed")
+        return embed.embed_images(self, self._pixels(images), batch_size)
 
     def embed_texts(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
-        """Unit vectors [B, embed_dim] of the joint space, float32."""
-        ids, mask = self._encode([texts] if isinstance(texts, str) else list(texts))
-        return np.concatenate(
-            [
-                np.asarray(embed_texts(self.blip, self.params, ids[rows], mask[rows]))[:count]
-                for rows, count in batches(len(ids), batch_size)
-            ]
-        )
+        """Unit vectors [N, embed_dim] of the joint space, float32."""
+        self._need("embed")
+        words = [texts] if isinstance(texts, str) else list(texts)
+        return embed.embed_texts(self, words, batch_size)
 
-    def texts(self, ids: np.ndarray) -> list[list[str]]:
-        """Token ids [B, K, T] -> K texts a row."""
-        return [self.tokenizer.decode(row) for row in ids]
+    def nlvr(
+        self,
+        left_images: Images,
+        right_images: Images,
+        texts: str | Sequence[str],
+        *,
+        batch_size: int = 16,
+    ) -> list[NlvrResult]:
+        """Judges statements about pairs of images; one statement a pair, or one for all."""
+        self._need("nlvr")
+        left, right = self._pixels(left_images), self._pixels(right_images)
+        _many(right, len(left), "right images")
+        words = _many(texts, len(left), "texts")
+        logits = nlvr.judge(self, left, right, words, batch_size)
+        true = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+        return [NlvrResult(bool(p > 0.5), float(p)) for p in true]
 
-    def _pixels(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
-        """uint8 [B, S, S, 3]."""
-        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
-        if not several:
-            raise ValueError("no images given")
-        size = self.config.vision.image_size
-        return np.stack([np.asarray(resize_square(open_image(x), size)) for x in several])
+    def explain(
+        self, image: ImageLike, text: str, word: str | None = None, *, layer: int | None = None
+    ) -> ExplainResult:
+        """Where in the image the text, or one `word` of it, was found (Grad-CAM).
 
-    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        length = min(40, self.config.text.max_positions)
-        return self.tokenizer.encode([pre_caption(t) for t in texts], max_length=length)
+        Args:
+          image: one image.
+          text: what it is matched with.
+          word: one word of the text; None for all of them.
+          layer: block whose cross-attention is shown; by default two thirds up.
+        """
+        self._need("explain")
+        picture = open_image(image)
+        heatmap = explain.explain(self, self._pixels(picture).open(0), text, word, layer)
+        return ExplainResult(heatmap, picture)
 
-
-def batches(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Row numbers of full batches, the last filled up with its last row, and how many count."""
-    size = min(size, total)
-    for start in range(0, total, size):
-        rows = np.arange(start, start + size)
-        yield np.minimum(rows, total - 1), min(size, total - start)
-
-
-def seed_keys(seeds: Sequence[int]) -> jax.Array:
-    """One typed key a seed."""
-    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def embed_images(blip: Blip, params: Params, pixels: jax.Array) -> jax.Array:
-    """Pixels -> unit vectors [B, E]."""
-    return blip.image_embeds(params, blip.image_tokens(params, pixels))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def embed_texts(blip: Blip, params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    """Texts with [CLS] first -> unit vectors [B, E]."""
-    return blip.text_embeds(params, ids, mask)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def score_texts(
-    blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Images [B, S, S, 3] with N texts each [B, N, T] -> ITM probability and ITC cosine [B, N].
-
-    The image tower runs once an image, whatever N.
-    """
-    rows, texts, length = ids.shape
-    tokens = blip.image_tokens(params, pixels)
-    flat_ids, flat_mask = ids.reshape(-1, length), mask.reshape(-1, length)
-    image = blip.image_embeds(params, tokens)
-    text = blip.text_embeds(params, flat_ids, flat_mask).reshape(rows, texts, -1)
-    flat_ids = flat_ids.at[:, 0].set(blip.config.text.enc_id)
-    logits = blip.match_logits(params, jnp.repeat(tokens, texts, 0), flat_ids, flat_mask)
-    itm = jax.nn.softmax(logits)[:, 1].reshape(rows, texts)
-    return itm, jnp.einsum("be,bne->bn", image, text)
-
-
-def write_captions(
-    model: Model, pixels: np.ndarray, keys: jax.Array, options: CaptionOptions
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [B, S, S, 3] -> token ids [B, K, P + T], the prompt included, and log-probs [B, K]."""
-    length = model.tokenizer.count([options.prompt])[0] - 1  # without [SEP]
-    prompt, _ = model.tokenizer.encode(
-        [options.prompt], max_length=length, first="[DEC]", eos=False
-    )
-    decoder = caption_program(model.blip, options)
-    shape = (len(pixels), length)
-    prompts = np.broadcast_to(prompt, shape)
-    lengths = np.full(len(pixels), length, np.int32)
-    written = jax.device_get(decoder(model.params, pixels, prompts, lengths, keys))
-    lead = np.broadcast_to(prompts[:, None], (shape[0], written.tokens.shape[1], shape[1]))
-    return np.concatenate([lead, written.tokens], -1), written.log_probs.sum(-1)
-
-
-@functools.lru_cache(maxsize=32)
-def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., generation.Generated]:
-    """The jitted program (params, pixels, prompt, prompt_length, keys) -> Generated."""
-    text = blip.config.text
-    common: dict[str, Any] = {
-        "max_new_tokens": options.max_new_tokens,
-        "min_new_tokens": options.min_new_tokens,
-        "eos_id": text.sep_id,
-        "pad_id": text.pad_id,
-        "repetition_penalty": options.repetition_penalty,
-    }
-
-    @jax.jit
-    def program(
-        params: Params,
-        pixels: jax.Array,
-        prompt: jax.Array,
-        prompt_length: jax.Array,
-        keys: jax.Array,
-    ) -> generation.Generated:
-        tokens = blip.image_tokens(params, pixels)
-        logits, cross, cache = blip.prefill(
-            params, tokens, prompt, prompt_length, options.max_new_tokens
-        )
-        decode = functools.partial(blip.decode, params, cross)
-        start = (decode, logits, cache, prompt, prompt_length)
-        if options.method == "greedy":
-            return generation.greedy(*start, **common)
-        if options.method == "nucleus":
-            sampling: dict[str, Any] = {"keys": keys, "num_samples": options.num_captions}
-            return generation.nucleus(
-                *start, top_p=options.top_p, top_k=options.top_k, **sampling, **common
+    def _need(self, ability: str) -> None:
+        can = ABILITIES[self.config.task]
+        if ability not in can:
+            raise ValueError(
+                f"a model of task {self.config.task!r} has no parameters to {ability} with; "
+                f"it can {', '.join(can)}"
             )
-        return generation.beam(
-            *start,
-            num_beams=options.num_beams,
-            num_return=options.num_captions,
-            length_penalty=options.length_penalty,
-            **common,
-        )
 
-    return program
+    def _pixels(self, images: Images) -> Pixels:
+        return Pixels(images, self.config.vision.image_size)
 
 
-def save(model: Model, path: str | Path) -> None:
+def _many(values: Any, count: int, name: str) -> Any:
+    """One value an image; a single text is given to all."""
+    several = [values] * count if isinstance(values, str) else values
+    if len(several) != count:
+        raise ValueError(f"got {count} images, {len(several)} {name}; they go in pairs")
+    return several
+
+
+def save(model: Trained, path: str | Path) -> None:
     """Writes a model folder: model.safetensors, config.json, tokenizer/. All of it or nothing."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -288,19 +228,42 @@ def save(model: Model, path: str | Path) -> None:
     partial.rename(path)
 
 
-def load(path: str | Path) -> Model:
-    """Reads a model folder that `save` wrote.
+def load(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    vision_heads: int | None = None,
+    text_heads: int | None = None,
+) -> Model:
+    """Opens a model: a folder that `save` wrote, or any BLIP weights there are.
+
+    Args:
+      source: a model folder; a .pth of the original or of LAVIS; a Hugging Face folder or hub
+        name; or a name of `list_models()`.
+      image_size: pixels; positions are interpolated to it as torch does. As stored by default.
+      vision_heads, text_heads: attention heads, where a .pth's are not 64 wide.
 
     Raises:
-      FileNotFoundError: the folder or one of its parts is not there.
+      FileNotFoundError: there is no such thing here, or at the hub.
+      ValueError: what is there is no BLIP; all that is wrong with it is named.
     """
-    path = Path(path)
-    for name in ("model.safetensors", "config.json", "tokenizer"):
-        if not (path / name).exists():
-            raise FileNotFoundError(f"{path} is not a blip_jax model folder: {name} is missing")
-    params = unflatten(load_file(path / "model.safetensors"))
-    config = BlipConfig.load(path / "config.json")
-    return Model(params, config, Tokenizer.from_source(path / "tokenizer"))
+    from blip_jax.interop import source as foreign
+    from blip_jax.interop.report import Imported, Report
+
+    path = foreign.resolve(source)
+    if (path / "tokenizer").is_dir():  # which only `save` makes
+        for name in ("model.safetensors", "config.json"):
+            if not (path / name).exists():
+                raise FileNotFoundError(f"{path} is not a blip_jax model folder: {name} is missing")
+        params = unflatten(load_file(path / "model.safetensors"))
+        found = Imported(params, BlipConfig.load(path / "config.json"), None, Report())
+        found = foreign.resized(found, image_size) if image_size else found
+        return Model(found.params, found.config, Tokenizer.from_source(path / "tokenizer"))
+    found = foreign.load_source(
+        path, image_size=image_size, vision_heads=vision_heads, text_heads=text_heads
+    )
+    tokenizer = foreign.find_tokenizer(path)
+    return Model(found.params, foreign.with_tokenizer(found.config, tokenizer), tokenizer)
 
 
 def flatten(tree: Params, prefix: str = "") -> dict[str, np.ndarray]:

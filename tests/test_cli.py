@@ -51,7 +51,7 @@ def test_unknown_config_key_names_the_nearest(capsys, tmp_path):
         (["bootstrap"], "--config and --workdir are both needed"),
         (["bootstrap", "--config", str(DEMO), "--wokdir=x"], "did you mean 'workdir'?"),
         (["bootstrap", "--config", f"{DEMO}:huge", "--workdir=x"], "no variant 'huge'"),
-        (["caption", "--model=nowhere", "x.png"], "not a blip_jax model folder"),
+        (["caption", "--model=nowhere", "x.png"], "nowhere is no file, no folder"),
         (["caption", "--model=nowhere"], "at least one image"),
     ],
 )
@@ -98,8 +98,9 @@ def imports(path):
 
 
 ORDER = [  # a room may import itself and those to its right
-    "cli", "bootstrap", "capfilt", "tasks", "train", "interop", "model", "generation", "losses",
-    "models", "data", "tokenizer", "metrics", "files", "config",
+    "cli", "cli_images", "cli_convert", "bootstrap", "capfilt", "tasks", "train", "model",
+    "interop", "inference", "generation", "losses", "models", "data", "tokenizer", "metrics",
+    "files", "catalogue", "config",
 ]  # fmt: skip
 
 

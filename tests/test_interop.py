@@ -14,8 +14,7 @@ from safetensors.numpy import save_file
 from tiny import CONFIG, init_params
 
 from blip_jax.interop.initialisers import initialise
-from blip_jax.interop.salesforce import flatten_like_salesforce, import_pretrain
-from blip_jax.interop.torch_file import _rebuild_tensor, read_torch
+from blip_jax.interop.torch_file import _rebuild_tensor, read_torch, write_torch
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +161,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_files_cut_short_and_files_of_other_kinds_are_refused(tmp_path, shared):
-    whole = (shared / "parity/itm.pth").read_bytes()
+def test_files_cut_short_and_files_of_other_kinds_are_refused(tmp_path):
+    write_torch({"x": np.arange(1000.0)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("no weights at all")
     write_pth(tmp_path / "empty.pth", pickle.dumps(collections.OrderedDict()), {})
@@ -177,86 +177,52 @@ def test_files_cut_short_and_files_of_other_kinds_are_refused(tmp_path, shared):
         read_torch(tmp_path / "other.pth")
 
 
-def test_a_pretraining_file_is_read_whole_or_not_at_all(shared):
-    state = read_torch(shared / "parity/pretrain.pth")["model"]
-    params, memory = import_pretrain(state)
-    assert params["text"]["blocks"]["mlp"]["up"]["kernel"].shape == (3, 16, 40)
-    assert memory["queue"]["image"].shape == (6, 16)
-    with pytest.raises(ValueError, match="unknown tensor\\(s\\): surprise"):
-        import_pretrain({**state, "surprise": np.zeros(1)})
-    tied = "text_decoder.bert.encoder.layer.0.crossattention.self.key.weight"
-    with pytest.raises(ValueError, match="tied tensors differ.*crossattention"):
-        import_pretrain({**state, tied: state[tied] + 1})
-    missing = {k: v for k, v in state.items() if k != "itm_head.bias"}
-    with pytest.raises(ValueError, match=r"itm_head\.bias is missing"):
-        import_pretrain(missing)
-
-
-def pretraining_state(params):
-    """The state dict that the original would save: tied tensors twice, teacher, queues."""
-    state = flatten_like_salesforce(params)
-    state |= {
-        name.replace("text_encoder.", "text_decoder.bert."): value
-        for name, value in state.items()
-        if name.startswith("text_encoder.") and ".attention." not in name
-    }
-    head, word = "text_decoder.cls.predictions.", "text_encoder.embeddings.word_embeddings.weight"
-    state |= {f"{head}decoder.weight": state[word], f"{head}decoder.bias": state[f"{head}bias"]}
-    towers = ("visual_encoder", "text_encoder", "vision_proj", "text_proj")
-    state |= {
-        name.replace(tower, f"{tower}_m", 1): value
-        for tower in towers
-        for name, value in list(state.items())
-        if name.startswith(f"{tower}.")
-    }
-    queue = np.arange(64, dtype=np.float32).reshape(16, 4)
-    return state | {
-        "image_queue": queue,
-        "text_queue": -queue,
-        "queue_ptr": np.array([2]),
-        "text_encoder.embeddings.position_ids": np.arange(8)[None],
-    }
-
-
-def test_names_go_out_and_come_back(start):
-    # Biases and scales start equal, which would hide one put in another's place.
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: rng.normal(size=np.shape(x)).astype(np.float32), start)
-    back, memory = import_pretrain(pretraining_state(params))
-    jax.tree.map(np.testing.assert_array_equal, back, params)
-    teacher, blocks = memory["teacher"], params["text"]["blocks"]
-    jax.tree.map(np.testing.assert_array_equal, teacher["vision"], params["vision"])
-    own = {"attention": blocks["encoder_attention"], "mlp": blocks["mlp"]}
-    jax.tree.map(np.testing.assert_array_equal, teacher["text"]["blocks"], own)
-    assert memory["queue"]["text"].shape == (4, 16)
-
-
-def test_every_tied_tensor_that_differs_is_named(start):
-    state = pretraining_state(start)
-    changed = [
-        "text_decoder.bert.embeddings.LayerNorm.bias",
-        "text_decoder.bert.encoder.layer.1.intermediate.dense.weight",
-        "text_decoder.cls.predictions.decoder.weight",
-    ]
-    state |= {name: state[name] + 1 for name in changed}
-    with pytest.raises(ValueError, match="tied tensors differ") as error:
-        import_pretrain(state)
-    assert all(name in str(error.value) for name in changed)
-
-
-def test_exported_names_are_the_originals_parameters(shared):
-    state = read_torch(shared / "parity/pretrain.pth")["model"]
-    flat = flatten_like_salesforce(import_pretrain(state)[0])
-    recorded = np.load(shared / "parity/pretrain.npz").files
-    gradients = {k.removeprefix("grad/") for k in recorded if k.startswith("grad/")}
-    assert set(flat) == gradients
-    for name, value in flat.items():
-        np.testing.assert_array_equal(value, state[name], err_msg=name)
-
-
 def test_tensors_keep_offsets_and_strides():
     storage = np.arange(12, dtype=np.float32)
     view = _rebuild_tensor(storage, 1, (2, 3), (1, 2))
     np.testing.assert_array_equal(view, [[1, 3, 5], [2, 4, 6]])
     with pytest.raises(ValueError, match="outside of its storage"):
         _rebuild_tensor(storage, 10, (2, 3), (1, 2))
+
+
+def state_of_all_kinds():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(3, 4)).astype(np.float32)
+    return {
+        "matrix": matrix,
+        "transposed": matrix.T,
+        "tied": matrix,
+        "scalar": np.array(0.07, np.float32),
+        "none": np.zeros((0, 3), np.float32),
+        "half": matrix.astype(ml_dtypes.bfloat16),
+        "pointer": np.array([7]),
+    }
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    state = state_of_all_kinds()
+    write_torch(state, tmp_path / "x.pth")
+    back = read_torch(tmp_path / "x.pth")["model"]
+    assert list(back) == list(state)
+    for name, value in state.items():
+        assert back[name].dtype == value.dtype
+        np.testing.assert_array_equal(back[name], value)
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        stored = [name for name in archive.namelist() if "/data/" in name]
+    assert len(stored) == len(state) - 1  # the tied one is not written twice
+    with pytest.raises(ValueError, match="words is <U1"):
+        write_torch({"words": np.array(["a"])}, tmp_path / "words.pth")
+
+
+def test_torch_reads_what_is_written(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    state = state_of_all_kinds()
+    write_torch(state, tmp_path / "x.pth")
+    back = torch.load(tmp_path / "x.pth", weights_only=True)["model"]
+    assert list(back) == list(state)
+    for name, value in state.items():
+        assert str(back[name].dtype) == f"torch.{value.dtype.name}"
+        np.testing.assert_array_equal(back[name].double().numpy(), value.astype(np.float64))
+    torch.save({"model": back}, tmp_path / "theirs.pth")
+    ours = read_torch(tmp_path / "theirs.pth")["model"]
+    np.testing.assert_array_equal(ours["transposed"], state["transposed"])

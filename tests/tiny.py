@@ -6,10 +6,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blip_jax.config import TINY
+from blip_jax.config import TINY, Conventions
+from blip_jax.model import Model
 from blip_jax.models.blip import Blip
 from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
+from blip_jax.tokenizer import Tokenizer
 
 TEXT = dataclasses.replace(
     TINY.text, vocab_size=64, width=32, depth=2, mlp_width=64, dec_id=4, enc_id=5
@@ -25,6 +27,25 @@ def pretraining(**settings) -> Pretrain:
 
 def init_params(seed: int = 0):
     return jax.device_get(jax.jit(Blip(CONFIG).init)(jax.random.key(seed)))
+
+
+def model(task: str = "pretrain", **conventions) -> Model:
+    """A random model whose answers differ from image to image."""
+    words = ["a red star and a blue ring", "two dogs on the left of three cats", "is it green?"]
+    tokenizer = Tokenizer.train(words, vocab_size=96)
+    names = ("vocab_size", "cls_id", "sep_id", "dec_id", "enc_id", "pad_id")
+    text = dataclasses.replace(TEXT, **{name: getattr(tokenizer, name) for name in names})
+    config = dataclasses.replace(
+        CONFIG, text=text, task=task, conventions=Conventions(**conventions), init_std=0.3
+    )
+    params = jax.device_get(jax.jit(Blip(config).init)(jax.random.key(0)))
+    return Model(params, config, tokenizer)
+
+
+def images(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Noise, each of its own size."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (16 + i, 20, 3), np.uint8) for i in range(count)]
 
 
 def batch(seed: int, size: int = 8):

@@ -14,7 +14,9 @@ from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Record, Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, read_json_lines, silent, write_json, write_json_lines
-from blip_jax.model import CaptionOptions, Model, score_texts, seed_keys, write_captions
+from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
+from blip_jax.inference.match import score_texts
+from blip_jax.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +87,10 @@ def score_chunk(
     size = captioner.config.vision.image_size
     for images, status, chosen in image_batches(records, size, options.batch_size):
         keys = seed_keys([record_seed(options.seed, r.uid) for r in chosen])
-        ids, log_probs = write_captions(captioner, images, keys, options.caption)
+        captions, log_probs = write_captions(captioner, images, keys, options.caption)
         texts = [
             [pre_caption(r.captions[0]), *written]
-            for r, written in zip(chosen, captioner.texts(ids), strict=True)
+            for r, written in zip(chosen, captions, strict=True)
         ]
         itm, itc = score(matcher, images, texts, options.max_tokens)
         for i, found in enumerate(status):
@@ -103,8 +105,8 @@ def score(
     """N texts an image -> ITM probabilities and ITC cosines [B, N]."""
     flat = [text for row in texts for text in row]
     ids, mask = model.tokenizer.encode(flat, max_length=max_tokens)
-    shape = (len(texts), -1, max_tokens)
-    scores = score_texts(model.blip, model.params, images, ids.reshape(shape), mask.reshape(shape))
+    ids, mask = (x.reshape(len(texts), -1, max_tokens) for x in (ids, mask))
+    scores = score_texts(model.blip, model.on_device, images, ids, mask)
     itm, itc = jax.device_get(scores)
     if not (np.isfinite(itm).all() and np.isfinite(itc).all()):
         raise RuntimeError("the filter gives scores that are no numbers: it has diverged")

@@ -23,6 +23,8 @@ def read_tensors(path: str | Path) -> State:
         return load_file(path)
     if path.suffix in (".pth", ".pt", ".bin"):
         content = read_torch(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} holds no state dict")
         return content.get("model", content)
     raise ValueError(f"{path}: expected a .npz, .safetensors, .pth, .pt or .bin file")
 

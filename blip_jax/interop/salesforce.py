@@ -1,164 +1,264 @@
-"""Pre-training checkpoints of the original into the parameter tree, and its names out of it."""
+"""Checkpoints of the original (and of LAVIS, which kept its names), in and out, for all tasks."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from blip_jax.config import BlipConfig, Task
+from blip_jax.interop.memory import (
+    Memory,
+    Shapes,
+    is_memory,
+    is_momentum,
+    memory_shapes,
+    read_memory,
+    write_memory,
+)
 from blip_jax.interop.names import (
     CROSS_ATTENTION,
     EMBEDDINGS,
-    HEADS,
+    ITM_HEAD,
     LM_HEAD,
+    MERGE,
     MLP,
+    NLVR_HEAD,
+    PROJECTIONS,
     SELF_ATTENTION,
+    TEMPERATURE,
+    TWIN_CROSS_ATTENTION,
     VISION,
     VISION_LAYER,
     Reader,
     State,
+    fused,
+    layer_numbers,
+    leaf,
+    written,
+    written_layers,
 )
-from blip_jax.models.blip import Params
+from blip_jax.interop.report import Imported, Report
+from blip_jax.interop.shapes import FIRST_MERGE, template
+from blip_jax.interop.sizes import read_config
+from blip_jax.models.blip import Params, decoder_view, encoder_view
 
-DECODER_HEAD = "text_decoder.cls.predictions."
+ENCODER, DECODER = "text_encoder.", "text_decoder.bert."
+HEAD = "text_decoder.cls.predictions."
+WORDS = "embeddings.word_embeddings.weight"
+_LAYERS = "encoder.layer."
+_ENCODE: tuple[Task, ...] = ("pretrain", "retrieval", "vqa", "nlvr")
+_DECODE: tuple[Task, ...] = ("pretrain", "caption", "vqa")
+_HEADS = (PROJECTIONS, ITM_HEAD, NLVR_HEAD, TEMPERATURE)
 
 
-def import_pretrain(state: State) -> tuple[Params, dict[str, Any]]:
-    """A pre-training state dict -> parameters and memory (momentum teacher and queues).
+def import_salesforce(
+    state: State, *, vision_heads: int | None = None, text_heads: int | None = None
+) -> Imported:
+    """The original's state dict of any task -> parameters, config, memory and report.
 
-    The file holds what encoder and decoder share twice; both copies must be equal.
+    Task and sizes are read off names and shapes; heads are 64 wide unless given. What a file
+    holds twice (pre-training's shared tensors, the tied output matrix) must be equal.
 
     Raises:
-      ValueError: a tensor is missing, or unknown, or tied tensors differ; all are named.
+      ValueError: no BLIP model; heads that do not divide a width; or tensors that are unknown,
+        missing, misshapen, there twice, or tied and different: all of them in one sentence.
     """
-    reader = Reader({k: v for k, v in state.items() if not k.endswith("position_ids")})
-    check_tied(reader)
-    encoder, decoder = "text_encoder.encoder.layer.", "text_decoder.bert.encoder.layer."
-    blocks = reader.layers((*CROSS_ATTENTION, *MLP), encoder)
-    blocks["encoder_attention"] = reader.layers(SELF_ATTENTION, encoder)["attention"]
-    blocks["decoder_attention"] = reader.layers(SELF_ATTENTION, decoder)["attention"]
-    params = {
-        "vision": reader.vision("visual_encoder."),
-        "text": {
-            "embeddings": reader.tree(EMBEDDINGS, "text_encoder.embeddings."),
-            "blocks": blocks,
-            "lm_head": reader.tree(LM_HEAD, DECODER_HEAD),
-        },
-        "temperature": reader.take("temp"),
-        **reader.tree(HEADS, ""),
-    }
-    memory = {"teacher": read_teacher(reader), "queue": read_queue(reader)}
-    if reader.unused():
-        raise ValueError(f"unknown tensor(s): {', '.join(reader.unused())}")
-    return params, memory
+    report = Report()
+    tensors, problems = with_one_name_each(state, report)
+    del state  # whoever passed it alone lets it be freed, tensor by tensor
+    config = read_config(tensors, vision_heads, text_heads)
+    first_merge = read_first_merge(tensors, config)
+    expected = expected_shapes(config, first_merge)
+    unread = settle_bias(tensors, report) if config.task in _DECODE else {}
+    problems += settle_ties(tensors, expected, config.task, report)
+    remembers = any(map(is_momentum, tensors)) and config.task in ("pretrain", "retrieval")
+    if remembers:
+        expected |= memory_shapes(expected, tensors, config.task, config.embed_dim)
+    elif config.task in ("pretrain", "retrieval"):
+        forget(tensors, report)
+    if "temp" in tensors and config.task == "retrieval":
+        expected["temp"] = ()
+    problems += misfits(tensors, expected)
+    if problems:
+        raise ValueError(f"not a {config.task} model of BLIP: {'; '.join(problems)}")
+    report.split += [name for name in tensors if ".attn.qkv." in name]
+    reader = Reader(tensors)
+    del tensors
+    params = read_params(reader, config.task, first_merge)
+    memory = read_memory(reader) if remembers else None
+    if memory is not None:
+        memory["unread"] |= unread
+    return Imported(params, config, memory, report)
 
 
-def check_tied(reader: Reader) -> None:
-    """Compares the decoder's copies of shared tensors with the encoder's."""
-    differ = []
-    for name in reader.state:
-        if name.startswith("text_decoder.bert.") and ".attention." not in name:
-            twin = name.replace("text_decoder.bert.", "text_encoder.")
-            if not np.array_equal(reader.take(name), reader.take(twin)):
-                differ.append(name)
-    word = reader.take("text_encoder.embeddings.word_embeddings.weight")
-    if not np.array_equal(reader.take(f"{DECODER_HEAD}decoder.weight"), word):
-        differ.append(f"{DECODER_HEAD}decoder.weight")
-    # transformers resized only decoder.bias, so the other may be two tokens short.
-    if f"{DECODER_HEAD}bias" in reader.state:
-        reader.take(f"{DECODER_HEAD}bias")
-    if differ:
-        raise ValueError(f"tied tensors differ between encoder and decoder: {', '.join(differ)}")
+def export_salesforce(params: Params, config: BlipConfig, memory: Memory | None = None) -> State:
+    """Parameters -> the original's state dict, complete: tied tensors under each of their names.
 
-
-def read_teacher(reader: Reader) -> Params:
-    """The momentum encoders. Their cross-attention was never used and is dropped."""
-    layers = "text_encoder_m.encoder.layer."
-    for name in reader.state:
-        if name.startswith(layers) and ".crossattention." in name:
-            reader.take(name)
-    heads = [(n.replace("_proj", "_proj_m"), p, t) for n, p, t in HEADS if "_proj" in n]
-    return {
-        "vision": reader.vision("visual_encoder_m."),
-        "text": {
-            "embeddings": reader.tree(EMBEDDINGS, "text_encoder_m.embeddings."),
-            "blocks": reader.layers((*SELF_ATTENTION, *MLP), layers),
-        },
-        **reader.tree(heads, ""),
-    }
-
-
-def read_queue(reader: Reader) -> dict[str, Any]:
-    """Full queues [Q, E]; the original fills them with random vectors at the start."""
-    image, text = reader.take("image_queue").T, reader.take("text_queue").T
-    size, pointer = len(image), int(reader.take("queue_ptr")[0])
-    return {
-        "image": image,
-        "text": text,
-        # No image of these features is known: numbers that no batch carries.
-        "image_index": np.arange(size, dtype=np.int32) + (np.iinfo(np.int32).max - size),
-        "count": np.int32(size + pointer),
-    }
+    With `memory`, as `import_salesforce` gives it or training keeps it, momentum encoders and
+    queues too. Values are views of the parameters where they can be.
+    """
+    state = fused(write_params(params, config.task))
+    if memory is not None:
+        state |= write_memory(memory, state, config.task)
+    for name in [name for name in state if name.endswith(".position_embeddings.weight")]:
+        ids = name.replace("position_embeddings.weight", "position_ids")
+        state[ids] = np.arange(len(state[name]))[None]
+    return state
 
 
 def flatten_like_salesforce(params: Params) -> State:
-    """A tree shaped like the parameters, such as gradients, under the original's names.
+    """A tree shaped like pre-training's parameters, such as gradients, in the original's names.
 
     The names are those that the original's `named_parameters()` gives: what encoder and decoder
     share stands once, under `text_encoder`, and the tied output matrix is the word embedding.
     """
-    vision, text = params["vision"], params["text"]
-    encoder, decoder = "text_encoder.encoder.layer.", "text_decoder.bert.encoder.layer."
-    own = {
-        role: {"attention": text["blocks"][f"{role}_attention"]} for role in ("encoder", "decoder")
-    }
-    head = dict(written(LM_HEAD, text["lm_head"], DECODER_HEAD))
+    state = fused(write_params(params, "pretrain"))
+    copies = {copy for copy, _ in ties(list(state), "pretrain")}
     # torch lists a tied tensor under the first of its names.
-    head[f"{DECODER_HEAD}bias"] = head.pop(f"{DECODER_HEAD}decoder.bias")
-    return {
-        "temp": np.asarray(params["temperature"]),
-        **dict(written(VISION, vision, "visual_encoder.")),
-        **dict(written_layers(VISION_LAYER, vision["blocks"], "visual_encoder.blocks.")),
-        **dict(fused(vision["blocks"]["attention"], "visual_encoder.blocks.")),
-        **dict(written(EMBEDDINGS, text["embeddings"], "text_encoder.embeddings.")),
-        **dict(written_layers((*CROSS_ATTENTION, *MLP), text["blocks"], encoder)),
-        **dict(written_layers(SELF_ATTENTION, own["encoder"], encoder)),
-        **dict(written_layers(SELF_ATTENTION, own["decoder"], decoder)),
-        **head,
-        **dict(written(HEADS, params, "")),
-    }
+    kept = (copies | {f"{HEAD}decoder.bias"}) - {f"{HEAD}bias"}
+    return {name: value for name, value in state.items() if name not in kept}
 
 
-def written(table: Any, tree: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The leaves that a table names, as torch lays them out."""
-    for theirs, ours, _ in table:
-        yield prefix + theirs, torch_layout(ours, leaf(tree, ours))
+def expected_shapes(config: BlipConfig, first_merge: int) -> Shapes:
+    """Every tensor that a file of this config holds, memory and position ids aside."""
+
+    def stretched(parts: list[np.ndarray]) -> np.ndarray:
+        return np.broadcast_to(np.float32(0), (3 * len(parts[0]), *parts[0].shape[1:]))
+
+    state = fused(write_params(template(config, first_merge), config.task), stretched)
+    return {name: value.shape for name, value in state.items()}
 
 
-def written_layers(table: Any, tree: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The same of stacked layers, one name a layer."""
-    for theirs, ours, _ in table:
-        for i, value in enumerate(leaf(tree, ours)):
-            yield f"{prefix}{i}.{theirs}", torch_layout(ours, value)
+def read_first_merge(state: State, config: BlipConfig) -> int:
+    """The first layer of a file where NLVR's cross-attentions merge: the original's or ours."""
+    merging = [name for name in state if ".merge_layer." in name]
+    first = min(layer_numbers(merging, f"{ENCODER}{_LAYERS}"), default=FIRST_MERGE)
+    return first if first == config.text.depth // 2 else FIRST_MERGE
 
 
-def fused(attention: Params, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The ViT's fused qkv of each layer, rows in the order query, key, value."""
-    parts = [attention[name] for name in ("query", "key", "value")]
-    for theirs, ours in (("weight", "kernel"), ("bias", "bias")):
-        stacked = np.concatenate([np.asarray(part[ours]) for part in parts], axis=-1)
-        for i, value in enumerate(stacked):
-            yield f"{prefix}{i}.attn.qkv.{theirs}", torch_layout(ours, value)
+def with_one_name_each(state: State, report: Report) -> tuple[State, list[str]]:
+    """Renames what goes by several names, drops position ids; names what is there twice."""
+    tensors: State = {}
+    problems = []
+    for original, value in state.items():
+        name = original.removeprefix("module.")  # of DistributedDataParallel
+        name = "queue_ptr" if name == "ptr_queue" else name
+        if name.endswith("position_ids"):
+            report.dropped.append(original)
+        elif name in tensors:
+            problems.append(f"{original} is there twice")
+        else:
+            tensors[name] = value
+    return tensors, problems
 
 
-def torch_layout(path: str, value: np.ndarray) -> np.ndarray:
-    """A kernel [..., in, out] -> weight [out, in, ...]; anything else as it is."""
-    if not path.endswith("kernel"):
-        return value
-    return value.transpose(value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+def ties(names: list[str], task: Task) -> Iterator[tuple[str, str]]:
+    """(copy, original) of every tensor that the original keeps under two names."""
+    for name in names:
+        if task == "pretrain" and name.startswith(DECODER) and ".attention." not in name:
+            yield name, name.replace(DECODER, ENCODER)
+    if task in _DECODE:
+        yield f"{HEAD}decoder.weight", f"{DECODER}{WORDS}"
+        yield f"{HEAD}bias", f"{HEAD}decoder.bias"
 
 
-def leaf(tree: Params, path: str) -> np.ndarray:
-    """tree["a"]["b"] for the path "a/b"."""
-    for name in path.split("/"):
-        tree = tree[name]
-    return np.asarray(tree)
+def settle_bias(state: State, report: Report) -> State:
+    """Takes `decoder.bias` where `bias` differs, and returns the other under its name.
+
+    transformers 4.15 resized only the former, so the latter is a leftover of another length.
+    """
+    ours, theirs = f"{HEAD}decoder.bias", f"{HEAD}bias"
+    if ours not in state or theirs not in state or np.array_equal(state[ours], state[theirs]):
+        return {}
+    report.dropped.append(theirs)
+    leftover, state[theirs] = state[theirs], state[ours]
+    return {theirs: leftover}
+
+
+def settle_ties(state: State, expected: Shapes, task: Task, report: Report) -> list[str]:
+    """Fills in the copy that a file leaves out; says which copies differ."""
+    problems = []
+    for copy, original in ties(list(expected), task):
+        if copy in state and original in state:
+            report.tied.append(copy)
+            if not np.array_equal(state[copy], state[original]):
+                problems.append(f"{copy} is tied to {original} and differs from it")
+        elif copy in state or original in state:
+            state[copy] = state[original] = state[copy if copy in state else original]
+    return problems
+
+
+def forget(state: State, report: Report) -> None:
+    """Drops queues without momentum encoders, as LAVIS leaves them."""
+    queues = [name for name in state if is_memory(name)]
+    for name in queues:
+        del state[name]
+    report.dropped += queues
+    report.initialised.append("momentum encoders and queues, when training starts")
+
+
+def misfits(state: State, expected: Shapes) -> Iterator[str]:
+    """What is unknown, missing or misshapen, a phrase each."""
+    for name in sorted(state.keys() | expected.keys()):
+        if name not in expected:
+            yield f"{name} is unknown"
+        elif name not in state:
+            yield f"{name} is missing"
+        elif state[name].shape != expected[name]:
+            yield f"{name} is {state[name].shape}, expected {expected[name]}"
+
+
+def read_params(reader: Reader, task: Task, first_merge: int) -> Params:
+    """The parameter tree out of a state dict that is known to fit."""
+    params: Params = {"vision": reader.vision("visual_encoder.")}
+    cross = TWIN_CROSS_ATTENTION if task == "nlvr" else CROSS_ATTENTION
+    main = DECODER if task == "caption" else ENCODER
+    text = params["text"] = reader.text(main, (*SELF_ATTENTION, *cross, *MLP))
+    if f"{main}{_LAYERS}{first_merge}.{MERGE[0][0]}" in reader.state:
+        merge = reader.layers(MERGE, f"{main}{_LAYERS}", first_merge)
+        text["blocks"]["cross_attention"] |= merge["cross_attention"]
+    if task == "pretrain":
+        own = reader.layers(SELF_ATTENTION, f"{DECODER}{_LAYERS}")["attention"]
+        text["blocks"]["encoder_attention"] = text["blocks"].pop("attention")
+        text["blocks"]["decoder_attention"] = own
+    if task == "vqa":
+        text = params["text_decoder"] = reader.text(DECODER, (*SELF_ATTENTION, *cross, *MLP))
+    if task in _DECODE:
+        text["lm_head"] = reader.tree(LM_HEAD, HEAD)
+    for table in _HEADS:
+        if table[0][0] in reader.state:
+            params |= reader.tree(table, "")
+    return params
+
+
+def write_params(params: Params, task: Task) -> State:
+    """Every view written out in full; the ViT's query, key and value not yet fused."""
+    vision = params["vision"]
+    state = dict(written(VISION, vision, "visual_encoder."))
+    state |= written_layers(VISION_LAYER, vision["blocks"], "visual_encoder.blocks.")
+    if task in _ENCODE:
+        state |= write_text(encoder_view(params), ENCODER)
+    if task in _DECODE:
+        view = decoder_view(params)
+        state |= write_text(view, DECODER)
+        state |= written(LM_HEAD, view["lm_head"], HEAD)
+        state[f"{HEAD}bias"] = state[f"{HEAD}decoder.bias"]
+        state[f"{HEAD}decoder.weight"] = state[f"{DECODER}{WORDS}"]
+    for table in _HEADS:
+        if table[0][1].split("/")[0] in params:
+            state |= written(table, params, "")
+    return state
+
+
+def write_text(view: Params, prefix: str) -> State:
+    """A view's embeddings and layers."""
+    blocks, layers = view["blocks"], f"{prefix}{_LAYERS}"
+    attention = blocks["cross_attention"]
+    cross = TWIN_CROSS_ATTENTION if "left" in attention else CROSS_ATTENTION
+    state = dict(written(EMBEDDINGS, view["embeddings"], f"{prefix}embeddings."))
+    state |= written_layers((*SELF_ATTENTION, *cross, *MLP), blocks, layers)
+    if "merge" in blocks["cross_attention"]:
+        averaging = len(leaf(blocks, "mlp/up/bias")) - len(
+            leaf(blocks, "cross_attention/merge/bias")
+        )
+        state |= written_layers(MERGE, blocks, layers, averaging)
+    return state

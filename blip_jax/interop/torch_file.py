@@ -1,8 +1,11 @@
-"""Reads torch's zip-format `.pth` files without torch, and without executing anything in them."""
+"""Torch's zip-format `.pth` files without torch: read without executing anything, and written."""
 
 import collections
+import os
 import pickle
+import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ _STORAGE_DTYPES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+_STORAGE_NAMES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 
 
 def read_torch(path: str | Path) -> Any:
@@ -94,4 +98,61 @@ def _rebuild_tensor(
         raise _Refused("is damaged: a tensor reaches outside of its storage")
     strides = tuple(s * storage.itemsize for s in stride)
     view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
-    return np.array(view)
+    return view
+
+
+def write_torch(state: dict[str, np.ndarray], path: str | Path) -> None:
+    """Writes {"model": OrderedDict of tensors}, as the original saves it, for torch to load.
+
+    Arrays that share memory and layout share a storage in the file. Written aside, then renamed.
+
+    Raises:
+      ValueError: a tensor has a type that torch files do not hold here; it is named.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    keys: dict[Any, str] = {}
+    arrays = {name: np.asarray(value) for name, value in state.items()}
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        archive.writestr("archive/data.pkl", b"".join(_pickled(arrays, keys)))
+        archive.writestr("archive/byteorder", "little")
+        for value in arrays.values():
+            key = keys.pop(_identity(value), None)
+            if key is not None:
+                with archive.open(f"archive/data/{key}", "w", force_zip64=True) as stream:
+                    stream.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        archive.writestr("archive/version", "3\n")
+    os.replace(partial, path)
+
+
+def _identity(value: np.ndarray) -> Any:
+    return value.__array_interface__["data"][0], value.shape, value.strides, value.dtype.name
+
+
+def _pickled(arrays: dict[str, np.ndarray], keys: dict[Any, str]) -> Iterator[bytes]:
+    """The pickle of protocol 2 that torch writes; fills in the storage key of each array."""
+    yield b"\x80\x02}" + _text("model") + b"ccollections\nOrderedDict\n)R("
+    for name, value in arrays.items():
+        if value.dtype not in _STORAGE_NAMES:
+            raise ValueError(f"{name} is {value.dtype}, which a torch file cannot hold")
+        key = keys.setdefault(_identity(value), str(len(keys)))
+        storage = f"ctorch\n{_STORAGE_NAMES[value.dtype]}\n".encode()
+        strides = [int(np.prod(value.shape[axis + 1 :])) for axis in range(value.ndim)]
+        yield _text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(("
+        yield _text("storage") + storage + _text(key) + _text("cpu") + _number(value.size) + b"tQ"
+        yield _number(0) + _numbers(value.shape) + _numbers(strides)
+        yield b"\x89ccollections\nOrderedDict\n)RtR"
+    yield b"us."
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    return b"X" + struct.pack("<I", len(raw)) + raw
+
+
+def _number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def _numbers(values: Any) -> bytes:
+    return b"(" + b"".join(map(_number, values)) + b"t"

@@ -1,6 +1,6 @@
 """BLIP: one parameter tree, and the functions that look at it.
 
-`params` is a plain nested dict::
+`params` is a plain nested dict. That of a pre-trained model::
 
     vision/                 the ViT
     text/embeddings/        shared
@@ -12,7 +12,13 @@
     text/lm_head/           transform, norm and bias; the output matrix is the word embedding
     vision_proj/ text_proj/ itm_head/ temperature
 
-Sharing is what `encoder_view` and `decoder_view` pick from it, and nothing else.
+Sharing is what `encoder_view` and `decoder_view` pick from it, and nothing else. What was
+fine-tuned for one task holds less, and a text tree of one role has plain `attention`::
+
+    caption                 vision, text (with lm_head)
+    retrieval               vision, text, vision_proj, text_proj, itm_head, temperature
+    vqa                     vision, text (of the question), text_decoder (with lm_head)
+    nlvr                    vision, text (see `blip_jax.models.nlvr`), nlvr_head/ hidden, out
 """
 
 import dataclasses
@@ -23,7 +29,9 @@ import jax
 import jax.numpy as jnp
 
 from blip_jax.config import BlipConfig
-from blip_jax.models.layers import INITIAL_STD, normal
+from blip_jax.models import nlvr
+from blip_jax.models.initial import initial_params
+from blip_jax.models.layers import Params
 from blip_jax.models.med import (
     DecodingTransformer,
     KeysValues,
@@ -31,10 +39,6 @@ from blip_jax.models.med import (
     TextTransformer,
 )
 from blip_jax.models.vit import VisionTransformer
-
-Params = dict[str, Any]
-
-INITIAL_TEMPERATURE = 0.07
 
 # CLIP's statistics, which BLIP uses whatever its ViT was trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -116,49 +120,8 @@ class Blip:
         return TextTransformer(self.config)
 
     def init(self, rng: jax.Array) -> Params:
-        """Random parameters: N(0, init_std) kernels, zero biases, N(0, 0.02) the rest but for
-        the ViT's positions, which have their own `position_std`."""
-        scale = self.config.init_std / INITIAL_STD
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x * scale if path[-1].key == "kernel" else x, self._init(rng)
-        )
-
-    def _init(self, rng: jax.Array) -> Params:
-        """The original's `_init_weights`: all that is random is N(0, 0.02), positions aside."""
-        c = self.config
-        keys = iter(jax.random.split(rng, 12))
-        image = jnp.zeros((1, c.vision.image_size, c.vision.image_size, 3))
-        ids = jnp.zeros((1, 2), jnp.int32)
-        tokens = jnp.zeros((1, c.vision.tokens, c.vision.width), c.dtype)
-
-        def text_tree() -> Params:
-            return self._text.init(next(keys), ids, ids, tokens)["params"]
-
-        def linear_tree(width: int, features: int) -> Params:
-            kernel = normal(next(keys), (width, features))
-            return {"kernel": kernel, "bias": jnp.zeros(features)}
-
-        text = text_tree()
-        head = LmHead(c.text, c.dtype)
-        head_in = jnp.zeros((1, c.text.width), c.dtype)
-        lm_head = head.init(next(keys), head_in, text["embeddings"]["word"])["params"]
-        params = {
-            "vision": self._vision.init(next(keys), image)["params"],
-            "text": text,
-            "vision_proj": linear_tree(c.vision.width, c.embed_dim),
-            "text_proj": linear_tree(c.text.width, c.embed_dim),
-            "itm_head": linear_tree(c.text.width, 2),
-            "temperature": jnp.float32(INITIAL_TEMPERATURE),
-        }
-        if c.sharing == "none":
-            params["text_decoder"] = text_tree() | {"lm_head": lm_head}
-            return params
-        text["lm_head"] = lm_head
-        if c.sharing == "all_but_self_attention":
-            own = text["blocks"].pop("attention")
-            text["blocks"]["encoder_attention"] = own
-            text["blocks"]["decoder_attention"] = text_tree()["blocks"]["attention"]
-        return params
+        """Random parameters of the config's task (`blip_jax.models.initial`)."""
+        return initial_params(self.config, rng)
 
     def image_tokens(
         self, params: Params, images: jax.Array, rng: jax.Array | None = None
@@ -195,11 +158,10 @@ class Blip:
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC]."""
-        view = encoder_view(params)
-        hidden = self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
+        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
         return linear(params["itm_head"], hidden[:, 0])
 
-    def lm_logits(
+    def question_tokens(
         self,
         params: Params,
         image_tokens: jax.Array,
@@ -207,18 +169,54 @@ class Blip:
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """Next-token logits [B, T, V], float32. Texts begin with [DEC]."""
+        """Texts grounded in their images -> hidden states [B, T, W]. Texts begin with [ENC].
+
+        Those of a question are what VQA's decoder reads instead of the image.
+        """
+        view = encoder_view(params)
+        return self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
+
+    def nlvr_logits(
+        self,
+        params: Params,
+        left: jax.Array,
+        right: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Tokens of two images and a text each -> logits [B, 2], float32; class 1 is true."""
+        args = (params["text"], input_ids, attention_mask, (left, right), rng)
+        hidden = nlvr.encode(self.config, *args)
+        head = params["nlvr_head"]
+        return linear(head["out"], jax.nn.relu(linear(head["hidden"], hidden[:, 0])))
+
+    def lm_logits(
+        self,
+        params: Params,
+        source: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+        source_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Next-token logits [B, T, V], float32. Texts begin with [DEC].
+
+        The source [B, S, W] is the image's tokens; in VQA the question's, with its padding mask.
+        """
         view = decoder_view(params)
-        hidden = self._encode(view, input_ids, attention_mask, image_tokens, rng, causal=True)[0]
+        args = (view, input_ids, attention_mask, source, rng)
+        hidden = self._encode(*args, causal=True, source_mask=source_mask)[0]
         return self._head(view, hidden)
 
     def prefill(
         self,
         params: Params,
-        image_tokens: jax.Array,
+        source: jax.Array,
         prompt: jax.Array,
         prompt_length: jax.Array,
         max_new_tokens: int,
+        source_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues, KeysValues]:
         """Runs right-padded prompts [B, P] through the decoder, ready for `decode`.
 
@@ -231,11 +229,13 @@ class Blip:
         """
         view = decoder_view(params)
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
-        hidden, cache = self._encode(view, prompt, mask, image_tokens, None, causal=True)
+        hidden, cache = self._encode(
+            view, prompt, mask, source, None, causal=True, source_mask=source_mask
+        )
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
         room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
-        cross = cross_keys_values(view, image_tokens, self.config.text.heads)
+        cross = cross_keys_values(view, source, self.config.text.heads)
         return self._head(view, last), cross, cache
 
     def decode(
@@ -245,12 +245,14 @@ class Blip:
         tokens: jax.Array,
         position: jax.Array,
         cache: KeysValues,
+        source_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """Feeds tokens [B, K] at position [B]; returns logits [B, K, V] and the new cache."""
         view = decoder_view(params)
         tree = {name: view[name] for name in ("embeddings", "blocks")}
         module: Any = DecodingTransformer(self.config)
-        hidden, cache = module.apply({"params": tree}, tokens, position, cross, cache)
+        args = (tokens, position, cross, cache, source_mask)
+        hidden, cache = module.apply({"params": tree}, *args)
         return self._head(view, hidden), cache
 
     def _encode(
@@ -258,15 +260,17 @@ class Blip:
         view: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        image_tokens: jax.Array | None,
+        source: jax.Array | None,
         rng: jax.Array | None,
         causal: bool = False,
+        source_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         return self._text.apply(
             {"params": {name: view[name] for name in ("embeddings", "blocks")}},
             input_ids,
             attention_mask,
-            image_tokens,
+            source,
+            source_mask,
             causal=causal,
             deterministic=rng is None,
             rngs={} if rng is None else {"dropout": rng},
@@ -277,13 +281,13 @@ class Blip:
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
 
 
-def cross_keys_values(view: Params, image_tokens: jax.Array, heads: int) -> KeysValues:
-    """Image keys and values of every layer at once: [B, S, W] -> two of [L, B, S, H, D]."""
+def cross_keys_values(view: Params, source: jax.Array, heads: int) -> KeysValues:
+    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H, D]."""
     cross = view["blocks"]["cross_attention"]
 
     def project(name: str) -> jax.Array:
         kernel, bias = cross[name]["kernel"], cross[name]["bias"]
-        y = jnp.einsum("bsi,lio->lbso", image_tokens, kernel.astype(image_tokens.dtype))
+        y = jnp.einsum("bsi,lio->lbso", source, kernel.astype(source.dtype))
         y = y + bias[:, None, None].astype(y.dtype)
         return y.reshape(*y.shape[:-1], heads, -1)
 

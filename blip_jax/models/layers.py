@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype
 
+Params = dict[str, Any]
+
 INITIAL_STD = 0.02
 normal = nn.initializers.normal(INITIAL_STD)
 

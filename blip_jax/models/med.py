@@ -9,6 +9,8 @@ One module serves three uses of one text transformer (paper section 3.1):
 `blip_jax.models.blip` says which parameters each use sees.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -40,7 +42,10 @@ class TextEmbeddings(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """Post-LN block: self-attention, cross-attention if there is an image, MLP."""
+    """Post-LN block: self-attention, cross-attention if there is a source, MLP.
+
+    The source is the image, or for VQA's decoder the question that was grounded in it.
+    """
 
     config: TextConfig
     dtype: Dtype
@@ -50,20 +55,34 @@ class TextBlock(nn.Module):
         c = self.config
         heads = (c.width, c.heads, c.norm_eps, self.dtype, c.attention_dropout)
         self.attention = Attention(*heads)
-        self.cross_attention = Attention(*heads)
+        self.cross_attention = self.make_cross_attention(*heads)
         self.mlp = Mlp(c.width, c.mlp_width, c.norm_eps, self.dtype)
         self.drop = nn.Dropout(c.dropout)
 
+    def make_cross_attention(self, *heads: Any) -> Any:
+        """What reads the source; NLVR2 has another."""
+        return Attention(*heads)
+
     def __call__(
-        self, x: jax.Array, image: jax.Array | None, mask: jax.Array
+        self,
+        x: jax.Array,
+        source: jax.Array | None,
+        mask: jax.Array,
+        source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, T, W], image tokens [B, S, W'], mask -> x, self-attention keys and values."""
-        keys_values = self.attention.keys_values(x)
-        x = self.add(self.attention, x, self.attend(self.attention, x, keys_values, mask))
-        if image is not None:
-            cross = self.cross_attention.keys_values(image)
-            x = self.add(self.cross_attention, x, self.attend(self.cross_attention, x, cross))
+        """x [B, T, W], source [B, S, W'], masks -> x, self-attention keys and values."""
+        x, keys_values = self.self_attend(x, mask)
+        if source is not None:
+            cross = self.cross_attention.keys_values(source)
+            h = self.attend(self.cross_attention, x, cross, source_mask)
+            x = self.add(self.cross_attention, x, h)
         return self.add(self.mlp, x, self.mlp(x)), keys_values
+
+    def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
+        """The first branch of the block: x [B, T, W] and its mask -> x, keys and values."""
+        keys_values = self.attention.keys_values(x)
+        h = self.attend(self.attention, x, keys_values, mask)
+        return self.add(self.attention, x, h), keys_values
 
     def attend(
         self,
@@ -87,7 +106,11 @@ class DecodingBlock(TextBlock):
     """
 
     def __call__(  # type: ignore[override]
-        self, x: jax.Array, layer: tuple[KeysValues, KeysValues], position: jax.Array
+        self,
+        x: jax.Array,
+        layer: tuple[KeysValues, KeysValues],
+        position: jax.Array,
+        source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
         """x [B, K, W]; cross [B, S, H, D]; cache [B, K, T, H, D]; position [B] -> x, cache."""
         cross, cache = layer
@@ -100,7 +123,8 @@ class DecodingBlock(TextBlock):
         flat = jax.tree.map(lambda c: c.reshape(rows, *c.shape[2:]), cache)
         h = self.attend(self.attention, x.reshape(rows, 1, -1), flat, mask)
         x = self.add(self.attention, x, h.reshape(x.shape))
-        x = self.add(self.cross_attention, x, self.attend(self.cross_attention, x, cross))
+        h = self.attend(self.cross_attention, x, cross, source_mask)
+        x = self.add(self.cross_attention, x, h)
         return self.add(self.mlp, x, self.mlp(x)), cache
 
 
@@ -114,7 +138,8 @@ class TextTransformer(nn.Module):
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        image: jax.Array | None = None,
+        source: jax.Array | None = None,
+        source_mask: jax.Array | None = None,
         *,
         causal: bool = False,
         deterministic: bool = True,
@@ -123,7 +148,9 @@ class TextTransformer(nn.Module):
 
         Args:
           input_ids, attention_mask: int [B, T], right-padded.
-          image: tokens [B, S, W'], or None for the unimodal encoder.
+          source: tokens [B, S, W'] of the image (or of VQA's question); None for the unimodal
+            encoder.
+          source_mask: int [B, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
 
@@ -142,9 +169,9 @@ class TextTransformer(nn.Module):
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
         c = self.config
-        axes = (nn.broadcast, nn.broadcast)
-        blocks = stacked(TextBlock, c, length=c.text.depth, in_axes=axes)
-        return blocks(c.text, c.dtype, deterministic, name="blocks")(x, image, mask)
+        blocks = stacked(TextBlock, c, length=c.text.depth, in_axes=(nn.broadcast,) * 3)
+        run = blocks(c.text, c.dtype, deterministic, name="blocks")
+        return run(x, source, mask, attention_mask_of(source_mask))
 
 
 class DecodingTransformer(nn.Module):
@@ -154,18 +181,30 @@ class DecodingTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: jax.Array, position: jax.Array, cross: KeysValues, cache: KeysValues
+        self,
+        tokens: jax.Array,
+        position: jax.Array,
+        cross: KeysValues,
+        cache: KeysValues,
+        source_mask: jax.Array | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """Feeds tokens [B, K] at position [B].
 
-        cross is [L, B, S, H, D] and cache [L, B, K, T, H, D]. Returns the hidden states
-        [B, K, W] and the cache with the new keys and values written at `position`.
+        cross is [L, B, S, H, D], source_mask [B, S] and cache [L, B, K, T, H, D]. Returns the
+        hidden states [B, K, W] and the cache with the new keys and values at `position`.
         """
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(tokens, position[:, None], True)
         c = self.config
-        blocks = stacked(DecodingBlock, c, length=c.text.depth, in_axes=(0, nn.broadcast))
-        return blocks(c.text, c.dtype, True, name="blocks")(x, (cross, cache), position)
+        axes = (0, nn.broadcast, nn.broadcast)
+        blocks = stacked(DecodingBlock, c, length=c.text.depth, in_axes=axes)
+        run = blocks(c.text, c.dtype, True, name="blocks")
+        return run(x, (cross, cache), position, attention_mask_of(source_mask))
+
+
+def attention_mask_of(padding: jax.Array | None) -> jax.Array | None:
+    """Padding mask int [B, S] -> bool [B, 1, 1, S], for every head and query."""
+    return None if padding is None else padding.astype(bool)[:, None, None, :]
 
 
 class LmHead(nn.Module):

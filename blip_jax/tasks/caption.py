@@ -8,10 +8,11 @@ from blip_jax import losses
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.files import Progress, silent
+from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
 from blip_jax.metrics.bleu import bleu
 from blip_jax.metrics.cider import cider
 from blip_jax.metrics.tokenize import tokenize
-from blip_jax.model import CaptionOptions, Model, seed_keys, write_captions
+from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Memory
 
@@ -63,8 +64,8 @@ def evaluate(
     size = model.config.vision.image_size
     for images, status, chosen in image_batches(records, size, batch_size):
         keys = seed_keys(range(len(chosen)))
-        ids, _ = write_captions(model, images, keys, options)
-        texts = [row[0] for row in model.texts(ids)]
+        captions, _ = write_captions(model, images, keys, options)
+        texts = [row[0] for row in captions]
         ok = [s == "ok" for s in status]
         written += [text if fine else "" for text, fine in zip(texts, ok, strict=False)]
         readable += ok

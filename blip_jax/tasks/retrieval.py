@@ -10,9 +10,11 @@ from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.data.text import pre_caption
 from blip_jax.files import Progress, silent
+from blip_jax.inference.batching import batches
+from blip_jax.inference.embed import encode_images, encode_texts
 from blip_jax.metrics.classification import roc_auc
 from blip_jax.metrics.retrieval import retrieval_recall
-from blip_jax.model import Model, batches
+from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Contrastive, Memory
 
@@ -62,7 +64,7 @@ def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> 
         records, model.config.vision.image_size, batch_size
     ):
         ok = [i for i, s in enumerate(status) if s == "ok"]
-        new_tokens, new_image = encode_images(model.blip, model.params, pixels)
+        new_tokens, new_image = encode_images(model.blip, model.on_device, pixels)
         for i in ok:
             texts += [pre_caption(c) for c in chosen[i].captions]
             owners += [len(tokens)] * len(chosen[i].captions)
@@ -70,7 +72,7 @@ def encode(model: Model, records: Records, max_tokens: int, batch_size: int) -> 
             image.append(np.asarray(new_image[i]))
     ids, mask = model.tokenizer.encode(texts, max_length=max_tokens)
     text = [
-        np.asarray(encode_texts(model.blip, model.params, ids[rows], mask[rows]))[:count]
+        np.asarray(encode_texts(model.blip, model.on_device, ids[rows], mask[rows]))[:count]
         for rows, count in batches(len(ids), 4 * batch_size)
     ]
     ids[:, 0] = model.config.text.enc_id
@@ -136,17 +138,9 @@ def match_pairs(
     for rows, count in batches(len(pairs), batch_size):
         image, text = pairs[rows].T
         batch = (gallery.tokens[image], gallery.ids[text], gallery.mask[text])
-        logits.append(np.asarray(match_logits(model.blip, model.params, *batch))[:count])
+        logits.append(np.asarray(match_logits(model.blip, model.on_device, *batch))[:count])
         progress(int(rows[-1]) + 1, len(pairs))
     return np.concatenate(logits)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode_images(blip: Blip, params: Params, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Pixels -> image tokens [B, S, W] and unit vectors [B, E]."""
-    tokens = blip.image_tokens(params, pixels)
-    return tokens, blip.image_embeds(params, tokens)
-
-
-encode_texts = jax.jit(Blip.text_embeds, static_argnums=0)
 match_logits = jax.jit(Blip.match_logits, static_argnums=0)

@@ -1,0 +1,194 @@
+"""Answering questions: writing answers, or ranking candidates (`models/blip_vqa.py`)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blip_jax import generation
+from blip_jax.data.text import pre_question
+from blip_jax.generation.greedy import expand_cache, expand_logits
+from blip_jax.inference.batching import TEXT_STEP, batches, encode, power_of_two
+from blip_jax.inference.pixels import Rows
+from blip_jax.inference.trained import Trained
+from blip_jax.losses import smoothed_nll
+from blip_jax.models.blip import Blip, Params
+
+MAX_TOKENS = 35  # of a question
+RANKED = 128  # candidates whose whole text is scored
+
+
+def write_answers(
+    model: Trained,
+    pixels: Rows,
+    questions: Sequence[str],
+    *,
+    top_n: int = 1,
+    num_beams: int = 3,
+    min_new_tokens: int = 0,
+    max_new_tokens: int = 9,
+    batch_size: int = 8,
+) -> tuple[list[list[str]], np.ndarray]:
+    """The `top_n` best answers of a beam search to each of N questions, best first.
+
+    The lengths are the original's 1 and 10, which count [DEC].
+
+    Returns:
+      Texts, and their log-probabilities [N, top_n].
+    """
+    texts: list[list[str]] = []
+    log_probs = []
+    sizes = {"num_beams": num_beams, "num_return": top_n}
+    lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
+    for rows, count in batches(len(pixels), batch_size):
+        asked = encode_questions(model, [questions[r] for r in rows])
+        found = beam_program(model.blip, model.on_device, pixels[rows], *asked, **sizes, **lengths)
+        found = jax.device_get(found)
+        texts += model.texts(found.tokens[:count])
+        log_probs.append(found.log_probs[:count].sum(-1))
+    return texts, np.concatenate(log_probs)
+
+
+def rank_answers(
+    model: Trained,
+    pixels: Rows,
+    questions: Sequence[str],
+    candidates: Sequence[str],
+    *,
+    top_k: int = RANKED,
+    batch_size: int = 8,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores candidate answers to each of N questions as the original does.
+
+    The `top_k` candidates whose first token is most probable are ranked by the smoothed
+    log-likelihood of their whole text.
+
+    Returns:
+      Numbers of candidates, best first, [N, K] with K = min(top_k, len(candidates)), and
+      their scores [N, K].
+    """
+    if not candidates:
+        raise ValueError("no candidates to rank")
+    # As many as a power of two, so that lists of any length share few programs.
+    filler = power_of_two(len(candidates), 2 * len(candidates)) - len(candidates)
+    most = model.config.text.max_positions
+    ids, mask = encode(model.tokenizer, [*candidates, *[""] * filler], most, "[DEC]")
+    real = np.arange(len(ids)) < len(candidates)
+    found = []
+    for rows, count in batches(len(pixels), batch_size):
+        asked = encode_questions(model, [questions[r] for r in rows])
+        best = rank_program(
+            model.blip, min(top_k, len(ids)), model.on_device, pixels[rows], *asked, ids, mask, real
+        )
+        found.append([np.asarray(part)[:count] for part in best])
+    chosen, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+    kept = min(top_k, len(candidates))
+    return chosen[:, :kept], scores[:, :kept]
+
+
+def encode_questions(model: Trained, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Questions -> ids and mask, int32 [B, T]."""
+    conventions = model.config.conventions
+    # Where answers see the padding of questions, it is the original's: up to the longest.
+    step = TEXT_STEP if conventions.question_mask else 1
+    first = {"enc": "[ENC]", "cls": "[CLS]"}[conventions.question_first]
+    most = min(MAX_TOKENS, model.config.text.max_positions)
+    return encode(model.tokenizer, [pre_question(q) for q in questions], most, first, step)
+
+
+def read_question(
+    blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Pixels and questions -> hidden states [B, T, W] that answers are written from."""
+    return blip.question_tokens(params, blip.image_tokens(params, pixels), ids, mask)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=0,
+    static_argnames=("num_beams", "num_return", "min_new_tokens", "max_new_tokens"),
+)
+def beam_program(
+    blip: Blip,
+    params: Params,
+    pixels: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+    *,
+    num_beams: int,
+    num_return: int,
+    min_new_tokens: int,
+    max_new_tokens: int,
+) -> generation.Generated:
+    """Beam search after [DEC], reading the question. ids, mask int [B, T]."""
+    text = blip.config.text
+    source = read_question(blip, params, pixels, ids, mask)
+    source_mask = mask if blip.config.conventions.question_mask else None
+    prompt = jnp.full((len(pixels), 1), text.dec_id)
+    lengths = jnp.ones(len(pixels), jnp.int32)
+    logits, cross, cache = blip.prefill(
+        params, source, prompt, lengths, max_new_tokens, source_mask
+    )
+    return generation.beam(
+        functools.partial(blip.decode, params, cross, source_mask=source_mask),
+        logits,
+        cache,
+        prompt,
+        lengths,
+        num_beams=num_beams,
+        num_return=num_return,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        eos_id=text.sep_id,
+        pad_id=text.pad_id,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def rank_program(
+    blip: Blip,
+    top_k: int,
+    params: Params,
+    pixels: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+    answers: jax.Array,
+    answer_mask: jax.Array,
+    real: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Ranks A answers [A, T], of which `real` [A] count, for each of B questions.
+
+    The answers of a question are fed side by side, one token a step, like beams: they share
+    its keys and values. The original masks the question's padding here in any case.
+
+    Returns:
+      Numbers of the answers, best first, and their scores, both [B, top_k].
+    """
+    source = read_question(blip, params, pixels, ids, mask)
+    prompt = jnp.full((len(pixels), 1), blip.config.text.dec_id)
+    lengths = jnp.ones(len(pixels), jnp.int32)
+    slots = answers.shape[1] - 2  # [DEC] is the prompt, and the last token is never fed
+    logits, cross, cache = blip.prefill(params, source, prompt, lengths, slots, mask)
+    first = jnp.where(real[None], jax.nn.log_softmax(logits)[:, answers[:, 1]], -jnp.inf)
+    chosen = jax.lax.top_k(first, top_k)[1]
+    tokens, counts = (jnp.moveaxis(x[chosen], -1, 0)[1:] for x in (answers, answer_mask))
+
+    def score(logits: jax.Array, token: jax.Array, counts: jax.Array) -> jax.Array:
+        loss = smoothed_nll(logits, token, blip.config.conventions.rank_smoothing)
+        return jnp.where(counts, -loss, 0.0)
+
+    def step(state, columns):
+        cache, total = state
+        position, token, target, count = columns
+        at = jnp.broadcast_to(position, lengths.shape)
+        logits, cache = blip.decode(params, cross, token, at, cache, mask)
+        return (cache, total + score(logits, target, count)), None
+
+    total = score(expand_logits(logits, top_k), tokens[0], counts[0])
+    columns = (jnp.arange(1, slots + 1), tokens[:-1], tokens[1:], counts[1:])
+    (_, total), _ = jax.lax.scan(step, (expand_cache(cache, top_k), total), columns)
+    total = jnp.where(real[chosen], total, -jnp.inf)
+    order = jnp.argsort(total, axis=1, descending=True, stable=True)
+    return jnp.take_along_axis(chosen, order, 1), jnp.take_along_axis(total, order, 1)

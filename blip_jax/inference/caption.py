@@ -1,0 +1,142 @@
+"""Writing captions after a prompt."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from blip_jax import generation
+from blip_jax.inference.batching import power_of_two
+from blip_jax.inference.trained import Trained
+from blip_jax.models.blip import Blip, Params
+
+Method = Literal["greedy", "nucleus", "beam"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionOptions:
+    """How captions are written. Lengths are new tokens, [SEP] included."""
+
+    method: Method = "beam"
+    num_captions: int = 1
+    prompt: str | None = None  # None: the model's own, `config.conventions.prompt`
+    min_new_tokens: int = 2
+    max_new_tokens: int = 24
+    num_beams: int = 3
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in ("greedy", "nucleus", "beam"):
+            raise ValueError(f"method is {self.method!r}; expected greedy, nucleus or beam")
+        limit = {"greedy": 1, "beam": self.num_beams}.get(self.method, self.num_captions)
+        if not 1 <= self.num_captions <= limit:
+            raise ValueError(
+                f"num_captions {self.num_captions} must be between 1 and {limit} with method "
+                f"{self.method!r}"
+            )
+
+
+def seed_keys(seeds: Sequence[int]) -> jax.Array:
+    """One typed key a seed."""
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+
+
+def write_captions(
+    model: Trained,
+    pixels: np.ndarray,
+    keys: jax.Array,
+    options: CaptionOptions,
+    prompts: Sequence[str] | None = None,
+) -> tuple[list[list[str]], np.ndarray]:
+    """Writes K captions for each of B images.
+
+    Args:
+      pixels: [B, S, S, 3].
+      keys: typed keys [B], for nucleus sampling.
+      prompts: one an image, instead of `options.prompt`.
+
+    Returns:
+      K texts an image, a given prompt included (the model's own is not), and log-probs [B, K].
+
+    Raises:
+      ValueError: prompt and new tokens do not fit the model's positions.
+    """
+    own = prompts is None and options.prompt is None
+    prompt = model.config.conventions.prompt if own else options.prompt
+    chosen = [prompt or ""] * len(pixels) if prompts is None else prompts
+    ids, lengths = encode_prompts(model, chosen, options.max_new_tokens)
+    program = caption_program(model.blip, dataclasses.replace(options, prompt=None))
+    written = jax.device_get(program(model.on_device, pixels, ids, lengths, keys))
+    lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
+    texts = model.texts(np.concatenate([lead, written.tokens], -1))
+    if own:
+        given = len(model.tokenizer.decode(ids[0])[0])
+        texts = [[text[given:].strip() for text in row] for row in texts]
+    return texts, written.log_probs.sum(-1)
+
+
+def encode_prompts(
+    model: Trained, prompts: Sequence[str], max_new_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts -> ids int32 [B, P], [DEC] first and padded on the right, and lengths [B]."""
+    most = model.config.text.max_positions
+    lengths = np.asarray(model.tokenizer.count(prompts), np.int32) - 1  # without [SEP]
+    longest = int(lengths.max())
+    if longest + max_new_tokens > most:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit "
+            f"text.max_positions {most}"
+        )
+    slots = power_of_two(longest, most)
+    ids, _ = model.tokenizer.encode(prompts, max_length=slots, first="[DEC]", eos=False)
+    return ids, lengths
+
+
+@functools.lru_cache(maxsize=32)
+def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., generation.Generated]:
+    """The jitted program (params, pixels, prompt, prompt_length, keys) -> Generated."""
+    text = blip.config.text
+    common: dict[str, Any] = {
+        "max_new_tokens": options.max_new_tokens,
+        "min_new_tokens": options.min_new_tokens,
+        "eos_id": text.sep_id,
+        "pad_id": text.pad_id,
+        "repetition_penalty": options.repetition_penalty,
+    }
+
+    @jax.jit
+    def program(
+        params: Params,
+        pixels: jax.Array,
+        prompt: jax.Array,
+        prompt_length: jax.Array,
+        keys: jax.Array,
+    ) -> generation.Generated:
+        tokens = blip.image_tokens(params, pixels)
+        logits, cross, cache = blip.prefill(
+            params, tokens, prompt, prompt_length, options.max_new_tokens
+        )
+        decode = functools.partial(blip.decode, params, cross)
+        start = (decode, logits, cache, prompt, prompt_length)
+        if options.method == "greedy":
+            return generation.greedy(*start, **common)
+        if options.method == "nucleus":
+            sampling: dict[str, Any] = {"keys": keys, "num_samples": options.num_captions}
+            return generation.nucleus(
+                *start, top_p=options.top_p, top_k=options.top_k, **sampling, **common
+            )
+        return generation.beam(
+            *start,
+            num_beams=options.num_beams,
+            num_return=options.num_captions,
+            length_penalty=options.length_penalty,
+            **common,
+        )
+
+    return program
