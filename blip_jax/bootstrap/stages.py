@@ -33,6 +33,7 @@ from blip_jax.data.pipeline import ImageTextOptions, Skips, train_dataset
 from blip_jax.data.records import Records, read_json
 from blip_jax.files import Progress, write_json
 from blip_jax.interop.initialisers import initialise
+from blip_jax.interop.source import with_tokenizer
 from blip_jax.metrics.classification import precision_recall_at, roc_auc
 from blip_jax.model import CaptionOptions, Model, load, save
 from blip_jax.models.blip import Blip, Params
@@ -246,16 +247,9 @@ def open_loop(config: ConfigDict, workdir: Path) -> Loop:
         sources = open_sources(config, workdir, progress)
     tokenizer = open_tokenizer(config, sources, workdir)
     model_config = BlipConfig.from_dict(config.model.to_dict())
-    text = dataclasses.replace(
-        model_config.text,
-        vocab_size=tokenizer.vocab_size,
-        pad_id=tokenizer.pad_id,
-        cls_id=tokenizer.cls_id,
-        sep_id=tokenizer.sep_id,
-        dec_id=tokenizer.dec_id,
-        enc_id=tokenizer.enc_id,
-    )
-    return Loop(config, workdir, sources, tokenizer, dataclasses.replace(model_config, text=text))
+    text = dataclasses.replace(model_config.text, vocab_size=tokenizer.vocab_size)
+    model_config = with_tokenizer(dataclasses.replace(model_config, text=text), tokenizer)
+    return Loop(config, workdir, sources, tokenizer, model_config)
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
