@@ -17,7 +17,7 @@ from blip_jax.train.loop import DivergedError, Run, train
 from blip_jax.train.mesh import make_mesh, put_batch, shardings
 from blip_jax.train.metrics import read_metrics
 from blip_jax.train.optimizer import decayed, make_optimizer, schedule
-from blip_jax.train.state import init_state, make_train_step
+from blip_jax.train.state import init_state, joined, make_train_step, split
 
 
 @pytest.fixture
@@ -198,6 +198,23 @@ def test_metrics_survive_a_line_cut_by_a_kill(tmp_path):
     lines = [json.dumps({"step": s, "loss": v}) for s, v in ((1, 3.0), (2, 2.0), (2, 2.5))]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 3, "lo')
     assert [row["loss"] for row in read_metrics(tmp_path)] == [3.0, 2.5]
+
+
+def test_a_factor_of_zero_freezes_what_its_pattern_finds(tmp_path, one_device):
+    start = init_params()
+    config = settings(2)
+    config.optimizer.multipliers = {"^vision/": 0, "^itm_head": 1.0}
+    end = train(Run(tmp_path, "pretrain", config), pretraining(), start, dataset())
+    jax.tree.map(np.testing.assert_array_equal, end["vision"], start["vision"])
+    assert not np.array_equal(end["vision_proj"]["kernel"], start["vision_proj"]["kernel"])
+    trained, still = split(start, ("^vision/",))
+    optimizer = make_optimizer(config.optimizer, 2)
+    assert len(jax.tree.leaves(still)) == len(jax.tree.leaves(start["vision"]))
+    jax.tree.map(np.testing.assert_array_equal, joined(trained, still), start)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    state = init_state(pretraining(), start, optimizer, 0, mesh, ("^vision/",))
+    moments = sum(x.ndim > 0 for x in jax.tree.leaves(state.opt_state))
+    assert moments == 2 * sum(x.ndim > 0 for x in jax.tree.leaves(trained))
 
 
 def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():

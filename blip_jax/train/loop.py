@@ -14,7 +14,7 @@ from blip_jax.models.blip import Params
 from blip_jax.train.checkpoint import Checkpoints
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.metrics import MetricWriter
-from blip_jax.train.optimizer import make_optimizer, schedule
+from blip_jax.train.optimizer import frozen, make_optimizer, schedule
 from blip_jax.train.state import Task, init_state, make_train_step
 
 
@@ -59,9 +59,10 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
         jax.set_mesh(mesh),
         Checkpoints(run.folder / "checkpoints", config.checkpoint_every) as checkpoints,
     ):
-        state = init_state(task, params, optimizer, config.seed, mesh)
+        still = frozen(config.optimizer.multipliers)
+        state = init_state(task, params, optimizer, config.seed, mesh, still)
         layout = jax.tree.map(lambda x: x.sharding, state)
-        train_step = make_train_step(task, optimizer, layout, mesh)
+        train_step = make_train_step(task, optimizer, layout, mesh, still)
         iterator = iter(data)
         state = checkpoints.restore(state, iterator) or state
         first = int(state.step)

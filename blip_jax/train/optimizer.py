@@ -34,7 +34,7 @@ def decayed(params: Any) -> Any:
 
 
 def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
-    """Scales the updates of parameters whose path a pattern is found in; 0 freezes them."""
+    """Scales the updates of parameters whose path a pattern is found in."""
 
     def factor(path: tuple[Any, ...]) -> float:
         name = path_name(path)
@@ -47,10 +47,16 @@ def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
     )
 
 
+def frozen(multipliers: dict[str, float]) -> tuple[str, ...]:
+    """The patterns of parameters that stay as they are, those whose factor is 0."""
+    return tuple(pattern for pattern, factor in multipliers.items() if factor == 0)
+
+
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """AdamW (0.9, `config.b2`) with decoupled decay, after clipping by global norm.
 
-    `config.multipliers` maps patterns of parameter paths to factors of the learning rate.
+    `config.multipliers` maps patterns of parameter paths to factors of the learning rate; what
+    has a factor of 0 is left to `frozen`.
     """
     adamw = optax.adamw(
         schedule(config, steps), b2=config.b2, weight_decay=config.weight_decay, mask=decayed

@@ -1,6 +1,7 @@
 """The training state, and the step that moves it."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from blip_jax.models.blip import Params
-from blip_jax.train.mesh import shardings
+from blip_jax.train.mesh import path_name, shardings
 
 TEMPERATURE_RANGE = (0.001, 0.5)  # the original clamps its learnt temperature to it
 
@@ -45,16 +46,45 @@ class TrainState:
     rng: jax.Array  # key; never changes, each step folds its number in
 
 
+def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
+    """(what is trained, what stays), each with None where the other has a leaf.
+
+    A parameter stays if one of the patterns is found in its path. It then costs no backward pass
+    and no moments.
+    """
+
+    def pick(stays: bool) -> Params:
+        def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array | None:
+            found = any(re.search(pattern, path_name(path)) for pattern in frozen)
+            return value if found is stays else None
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
+
+    return pick(False), pick(True)
+
+
+def joined(trained: Params, still: Params) -> Params:
+    """Inverse of `split`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, trained, still, is_leaf=lambda x: x is None
+    )
+
+
 def init_state(
-    task: Task, params: Params, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    task: Task,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
 ) -> TrainState:
-    """A state at step 0 around `params`, laid out on the mesh."""
+    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`."""
 
     def build(params: Params, rng: jax.Array) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(split(params, frozen)[0]),
             memory=task.init_memory(params),
             rng=rng,
         )
@@ -65,7 +95,11 @@ def init_state(
 
 
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, layout: TrainState, mesh: Mesh
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: state, batch -> state, metrics. The old state's buffers are reused."""
 
@@ -73,13 +107,16 @@ def make_train_step(
         state: TrainState, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, (memory, metrics)), grads = gradient(
-            state.params, state.memory, batch, rng, state.step
-        )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
+        trained, still = split(state.params, frozen)
+
+        def loss_of(trained: Params) -> Any:
+            return task.loss(joined(trained, still), state.memory, batch, rng, state.step)
+
+        (loss, (memory, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = joined(optax.apply_updates(trained, updates), still)
+        if "temperature" in params:
+            params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
         metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, memory=memory
