@@ -79,10 +79,10 @@ def get_config(variant: str = "") -> ConfigDict:
         "alpha_ramp_steps": 100 if cpu else 500,
         "group": 32,
     }
-    config.pretrain = stage(300 if cpu else 2000, batch_size, 3e-4)
+    config.pretrain = stage(250 if cpu else 2000, batch_size, 3e-4)
     config.pretrain.objective = ConfigDict(objective)
-    config.captioner = stage(120 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
-    config.filter = stage(120 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
+    config.captioner = stage(100 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
+    config.filter = stage(100 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
     config.filter.objective = ConfigDict(objective)
     if cpu:  # hours are too short to teach the ViT anything, and its backward pass takes half
         for name in ("pretrain", "captioner", "filter"):
