@@ -11,7 +11,7 @@ another image, and the loop is told nothing of it. `photos.extra` names a list o
 that are captioned and filtered with them.
 
 The default is meant for an accelerator. `:cpu` is a short run on smaller pictures (112 pixels,
-3 text layers, the ViT left as it came) that shows the loop on 2 cores in about an hour.
+the ViT left as it came) that shows the loop on 2 cores in about an hour.
 """
 
 from ml_collections import ConfigDict
@@ -57,7 +57,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
             "text": {
                 "width": 384,
-                "depth": 3 if cpu else 6,
+                "depth": 6,
                 "heads": 12,
                 "mlp_width": 1536,
                 "max_positions": 512,
@@ -72,14 +72,15 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Stages
     batch_size = 32 if cpu else 256
+    # No queue in a short run: see configs/demo.py.
     objective = {
-        "queue_size": 512 if cpu else 4096,
+        "queue_size": 0 if cpu else 4096,
         "momentum": 0.95 if cpu else 0.99,
         "alpha": 0.4,
         "alpha_ramp_steps": 100 if cpu else 500,
         "group": 32,
     }
-    config.pretrain = stage(250 if cpu else 2000, batch_size, 3e-4)
+    config.pretrain = stage(200 if cpu else 2000, batch_size, 3e-4)
     config.pretrain.objective = ConfigDict(objective)
     config.captioner = stage(100 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
     config.filter = stage(100 if cpu else 300, batch_size, 2e-4 if cpu else 5e-5)
