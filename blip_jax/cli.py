@@ -1,4 +1,7 @@
-"""One console script, `blip-jax`. Exit codes: 0 done, 1 the job failed, 2 the user's mistake."""
+"""One console script, `blip-jax`.
+
+Exit codes: 0 done, 1 the job failed, 2 the user's mistake, 42 stopped by SIGTERM after saving.
+"""
 
 import difflib
 import functools
@@ -11,12 +14,16 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from blip_jax.errors import Stopped
+
 USAGE = """usage: blip-jax COMMAND [flags]
 
   bootstrap --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
-      the first pre-training alone
+      one run of training, on every device of every process there is
+  goodput DIR
+      where the time of a run in DIR went, over all its launches
   caption --model M IMAGE... [--method=beam|nucleus|greedy] [--prompt=TEXT] [--num_captions=N]
   answer  --model M IMAGE... --question=TEXT [--candidates=FILE] [--top_n=N]
   match   --model M IMAGE... --text=TEXT [--text=TEXT ...]
@@ -50,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     except (RuntimeError, OSError) as error:
         print(f"blip-jax: {error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        print(f"blip-jax: {stopped}; the same command carries on", file=sys.stderr)
+        sys.exit(42)
     except KeyboardInterrupt:
         print("blip-jax: stopped; the same command carries on", file=sys.stderr)
         sys.exit(130)
@@ -63,6 +73,7 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "goodput": run_goodput,
         "convert": run_convert,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
@@ -95,6 +106,15 @@ def run_train(argv: list[str]) -> None:
     loop = open_loop(config, workdir.absolute())
     loop.pretrain("round0", loop.sources.web + loop.sources.clean)
     print(f"model: {workdir / 'round0/pretrain/model'}")
+
+
+def run_goodput(argv: list[str]) -> None:
+    """blip-jax goodput."""
+    from blip_jax.train.goodput import goodput, read_goodput, table
+
+    if len(argv) != 1:
+        raise UserError("goodput takes one folder, that of a run")
+    print(table(goodput(read_goodput(Path(argv[0])))))
 
 
 def run_images(name: str, argv: list[str]) -> None:

@@ -16,6 +16,8 @@ the ViT left as it came) that shows the loop on 2 cores in about an hour.
 
 from ml_collections import ConfigDict
 
+from blip_jax.train.settings import train_settings
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """Settings of `blip-jax bootstrap`. Lengths in tokens, sizes in pixels, steps of a batch."""
@@ -112,29 +114,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def stage(steps: int, batch_size: int, lr: float) -> ConfigDict:
     """Settings of one training run."""
-    return ConfigDict(
-        {
-            "steps": steps,
-            "batch_size": batch_size,
-            "seed": 0,
-            "log_every": 10,
-            "checkpoint_every": 100,
-            "optimizer": {
-                "lr": lr,
-                "min_lr": 1e-6,
-                "warmup_steps": steps // 10,
-                "decay": "cosine",
-                "b2": 0.999,
-                "weight_decay": 0.05,
-                "clip_norm": 1.0,
-                "multipliers": {"^temperature$": 0.1},
-            },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "data": {
-                "max_tokens": 30,
-                "crop_scale": (0.5, 1.0),
-                "flip": True,  # left and right change places in the text too
-                "randaugment": False,
-            },
-        }
-    )
+    config = train_settings(steps=steps, batch_size=batch_size, lr=lr)
+    config.optimizer.multipliers["^temperature$"] = 0.1
+    config.data.update({"crop_scale": (0.5, 1.0), "randaugment": False})
+    return config

@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 from blip_jax.models.blip import Params
 from blip_jax.train.mesh import path_name, shardings
 
+Metrics = dict[str, jax.Array]
+
 TEMPERATURE_RANGE = (0.001, 0.5)  # the original clamps its learnt temperature to it
 
 
@@ -24,6 +26,9 @@ class Task(Protocol):
     def check(self, batch_size: int) -> None: ...
 
     def init_memory(self, params: Params) -> dict[str, Any]: ...
+
+    def begin(self, params: Params, memory: dict[str, Any]) -> dict[str, Any]:
+        """What moves once a step whatever a batch is cut into, before the losses: a teacher."""
 
     def loss(
         self,
@@ -100,8 +105,13 @@ def make_train_step(
     layout: TrainState,
     mesh: Mesh,
     frozen: tuple[str, ...] = (),
+    accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step: state, batch -> state, metrics. The old state's buffers are reused."""
+    """The jitted step: state, batch -> state, metrics. The old state's buffers are reused.
+
+    A batch is cut into `accumulate` parts, whose gradients and metrics are averaged. The teacher
+    moves once; each part finds the features of the parts before it in the queue.
+    """
 
     def step(
         state: TrainState, batch: dict[str, jax.Array]
@@ -109,17 +119,52 @@ def make_train_step(
         rng = jax.random.fold_in(state.rng, state.step)
         trained, still = split(state.params, frozen)
 
-        def loss_of(trained: Params) -> Any:
-            return task.loss(joined(trained, still), state.memory, batch, rng, state.step)
+        def gradient(memory: Any, rng: jax.Array, batch: Any) -> tuple[Any, Params, Metrics]:
+            def loss_of(trained: Params) -> Any:
+                return task.loss(joined(trained, still), memory, batch, rng, state.step)
 
-        (loss, (memory, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            out, grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            loss, (memory, metrics) = out
+            return memory, grads, metrics | {"loss": loss}
+
+        memory = task.begin(state.params, state.memory)
+        if accumulate == 1:
+            memory, grads, metrics = gradient(memory, rng, batch)
+        else:
+            memory, grads, metrics = accumulated(gradient, memory, rng, batch, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = joined(optax.apply_updates(trained, updates), still)
         if "temperature" in params:
             params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
-        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
         return dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, memory=memory
         ), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P())))
+
+
+def accumulated(
+    gradient: Callable[..., tuple[Any, Params, Metrics]],
+    memory: Any,
+    rng: jax.Array,
+    batch: dict[str, jax.Array],
+    parts: int,
+) -> tuple[Any, Params, Metrics]:
+    """`gradient` over the parts of a batch in turn: the last memory, mean gradients and metrics."""
+
+    def part_of(x: jax.Array) -> jax.Array:
+        # Every parts-th row, so that each device cuts up the rows it has.
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    def body(carry: Any, part: Any) -> tuple[Any, None]:
+        memory, sums = carry
+        memory, *new = gradient(memory, *part)
+        return (memory, jax.tree.map(jnp.add, sums, new)), None
+
+    cut = (jax.random.split(rng, parts), jax.tree.map(part_of, batch))
+    shapes = jax.eval_shape(gradient, memory, *jax.tree.map(lambda x: x[0], cut))[1:]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), list(shapes))
+    (memory, sums), _ = jax.lax.scan(body, (memory, zeros), cut)
+    grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+    return memory, grads, metrics
