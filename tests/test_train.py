@@ -240,12 +240,12 @@ def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, o
 
 
 def test_time_of_steps_done_again_is_lost():
-    def row(start, end, step, **seconds):
-        return {"end": end, "step": step, "seconds": seconds}
+    def row(end, done, **seconds):
+        return {"end": end, "step": done, "seconds": seconds}
 
     launches = [
-        [{"start": 0.0}, row(0, 1, 0, setup=1), row(1, 5, 4, step=4), row(5, 9, 8, step=3, data=1)],
-        [{"start": 20.0}, row(20, 21, 4, restore=1), row(21, 25, 8, step=4)],
+        [{"start": 0.0}, row(1, 0, setup=1), row(5, 4, step=4), row(9, 8, step=3, data=1)],
+        [{"start": 20.0}, row(21, 4, restore=1), row(25, 8, step=4)],
     ]
     seconds = goodput(launches)
     assert seconds == {"setup": 1, "step": 8, "lost": 3, "data": 1, "down": 11, "restore": 1}
@@ -272,7 +272,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, one_devi
 
 def test_batches_that_do_not_divide_are_refused(tmp_path):
     run = Run(tmp_path, "x", settings(mesh={"data": 8, "fsdp": 1, "tensor": 1}, batch_size=12))
-    with pytest.raises(ValueError, match="batch_size 12 does not divide over the 8 devices"):
+    with pytest.raises(
+        ValueError, match="batch_size 12 in 1 part.s. does not divide over the 8 devices"
+    ):
         train(run, pretraining(), init_params(), dataset())
     with pytest.raises(ValueError, match="divide batch_size 10"):
         pretraining().check(10)
@@ -314,5 +316,5 @@ def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():
     assert not mask["text"]["blocks"]["mlp"]["up"]["bias"]
     assert not mask["temperature"] and not mask["vision"]["positions"]
     config.decay = "sometimes"
-    with pytest.raises(ValueError, match="expected 'cosine' or 'constant'"):
+    with pytest.raises(ValueError, match="expected 'cosine', 'constant' or 'epoch'"):
         make_optimizer(config, 10)

@@ -75,15 +75,10 @@ def joined(trained: Params, still: Params) -> Params:
     )
 
 
-def init_state(
-    task: Task,
-    params: Params,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    mesh: Mesh,
-    frozen: tuple[str, ...] = (),
-) -> TrainState:
-    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`."""
+def builder(
+    task: Task, optimizer: optax.GradientTransformation, frozen: tuple[str, ...]
+) -> Callable[[Params, jax.Array], TrainState]:
+    """The function that makes the state at step 0 of params and a random key."""
 
     def build(params: Params, rng: jax.Array) -> TrainState:
         return TrainState(
@@ -94,9 +89,38 @@ def init_state(
             rng=rng,
         )
 
-    rng = jax.random.key(seed)
+    return build
+
+
+def init_state(
+    task: Task,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`."""
+    build, rng = builder(task, optimizer, frozen), jax.random.key(seed)
     layout = shardings(jax.eval_shape(build, params, rng), mesh)
     return jax.jit(build, out_shardings=layout)(params, rng)
+
+
+def abstract_state(
+    task: Task,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """Shapes and shardings of `init_state`'s result; `params` may be shapes. Allocates nothing."""
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(builder(task, optimizer, frozen), params, rng)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        shardings(state, mesh),
+    )
 
 
 def make_train_step(
