@@ -9,6 +9,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from blip_jax.data import storage
+
 # CLIP's statistics, which BLIP uses (configs and data/__init__.py); applied on the device.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -36,11 +38,7 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         return _from_array(source)
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), "The given bytes")
-    try:
-        with open(source, "rb") as file:
-            return _read(file, str(source))
-    except OSError as error:
-        raise ImageError(f"{source} cannot be opened: {error.strerror}.") from error
+    return _read(_fetch(source), str(source))
 
 
 def resize_square(image: Image.Image, size: int) -> Image.Image:
@@ -51,6 +49,16 @@ def resize_square(image: Image.Image, size: int) -> Image.Image:
 def to_array(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] of an RGB image."""
     return np.array(image, np.uint8)
+
+
+def _fetch(source: str | Path) -> BinaryIO:
+    """The file's bytes, whole."""
+    try:
+        with storage.open_binary(source) as file:
+            return io.BytesIO(file.read())
+    except (OSError, EOFError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ImageError(f"{source} cannot be opened: {why}.") from error
 
 
 def _read(file: BinaryIO, name: str) -> Image.Image:
