@@ -41,6 +41,21 @@ def open_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
     return _read(_fetch(source), str(source))
 
 
+def image_form(content: bytes) -> str:
+    """jpg, png or webp, by the first bytes of an encoded image.
+
+    Raises:
+      ImageError: none of these.
+    """
+    if content.startswith(b"\xff\xd8"):
+        return "jpg"
+    if content.startswith(b"\x89PNG"):
+        return "png"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    raise ImageError("The given bytes are no JPEG, PNG or WebP image.")
+
+
 def resize_square(image: Image.Image, size: int) -> Image.Image:
     """Bicubic squash to size x size, without a crop (BLIP's test transform)."""
     return image.resize((size, size), Image.Resampling.BICUBIC)

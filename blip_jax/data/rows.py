@@ -89,7 +89,8 @@ class RowReader:
         if not captions and not synthetic:
             detail = f"Row {number} has no caption once cleaned."
             return Skip(uid, "empty_caption", detail, row)
-        if not self._has(image):
+        # A bucket is not asked for every image; a missing one is found when it is read.
+        if isinstance(image, Path) and not self._has(image):
             return Skip(uid, "missing_image", f"Row {number} has no image at {image}.", row)
         used = (self.columns.image, self.columns.caption, "image_id", "uid", SYNTHETIC, "source")
         extra = {k: v for k, v in row.items() if k not in used}
@@ -118,10 +119,7 @@ class RowReader:
             return storage.place(self.by_url[value])
         return storage.place(storage.join(self.root, value))
 
-    def _has(self, image: Path | str | bytes) -> bool:
-        # A bucket is not asked for every image; a missing one is found when it is read.
-        if not isinstance(image, Path):
-            return True
+    def _has(self, image: Path) -> bool:
         if image not in self._there:
             self._there[image] = image.is_file()
         return self._there[image]

@@ -33,6 +33,13 @@ def exists(location: Path | str) -> bool:
     return os.path.exists(location)
 
 
+def size(location: Path | str) -> int | None:
+    """Bytes of a file; None if there is none."""
+    if not exists(location):
+        return None
+    return filesystem(location).size(str(location))
+
+
 def is_folder(location: Path | str) -> bool:
     """Whether it is a folder; in a bucket, a prefix of files."""
     if is_remote(location):
@@ -47,7 +54,8 @@ def list_files(folder: Path | str) -> list[str]:
         found = [system.unstrip_protocol(name) for name in system.find(str(folder))]
     else:
         found = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
-    return sorted(name for name in found if not name.rpartition("/")[2].startswith("."))
+    start = len(str(folder))
+    return sorted(name for name in found if "/." not in name[start:])
 
 
 def matching(pattern: str) -> list[str]:
