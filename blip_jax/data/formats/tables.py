@@ -21,6 +21,7 @@ from blip_jax.data.rows import Columns, RowReader
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _ROWS_A_SHARD = 10_000
 _MAX_CELL = 10_000_000
+_ROWS_TO_FIND_COLUMNS = 100  # damaged ones may come first
 _DAMAGED = (OSError, EOFError, zlib.error)
 _load_list = functools.lru_cache(1)(load_list)
 
@@ -60,14 +61,22 @@ def read(
       ValueError: no columns of the usual or the given names.
     """
     rows = _ROWS[kind](file, start) if kind == "json" else _ROWS[kind](file)
-    reader = None
+    reader, wrong = None, None
     for number, row in rows:
+        if reader is None and isinstance(row, dict):
+            try:
+                reader = _reader(file, layout, name, row)
+            except ValueError as error:
+                wrong = wrong or error
+                if number >= _ROWS_TO_FIND_COLUMNS:
+                    raise wrong from None
+                row = Skip(f"{layout.source}/{name}/{number}", "bad_field", str(error), row)
         if isinstance(row, Skip):
             yield row
-            continue
-        if reader is None and isinstance(row, dict):
-            reader = _reader(file, layout, name, row)
-        yield (reader or RowReader(f"{layout.source}/{name}", "")).read(number, row)
+        else:
+            yield (reader or RowReader(f"{layout.source}/{name}", "")).read(number, row)
+    if reader is None and wrong is not None:
+        raise wrong
 
 
 def _reader(file: str, layout: Layout, name: str, row: dict) -> RowReader:
