@@ -27,6 +27,7 @@ USAGE = """usage: blip-jax COMMAND [flags]
       carry weights to another project, and tell what became of each tensor
   data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
   data convert PLACE TARGET --to array_record|webdataset [--processes=N]
+  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
 """

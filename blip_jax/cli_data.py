@@ -1,4 +1,4 @@
-"""The commands over image-text data: check, convert, bench."""
+"""The commands over image-text data: check, convert, annotations, bench."""
 
 import contextlib
 import json
@@ -9,22 +9,26 @@ from typing import Any
 
 from absl import flags
 
-from blip_jax.files import Progress, write_json
-
-COMMANDS = ("check", "convert", "bench")
+from blip_jax.files import Progress, write_json, write_json_lines
 
 
 def run(argv: list[str]) -> None:
-    """blip-jax data check|convert|bench ...
+    """blip-jax data check|convert|annotations|bench ...
 
     Raises:
       ValueError, FileNotFoundError: the user's mistake.
       RuntimeError: `check` found errors.
     """
-    if not argv or argv[0] not in COMMANDS:
+    commands = {
+        "check": run_check,
+        "convert": run_convert,
+        "annotations": run_annotations,
+        "bench": run_bench,
+    }
+    if not argv or argv[0] not in commands:
         asked = f"not {argv[0]!r}" if argv else "nothing was asked"
-        raise ValueError(f"data: expected one of {', '.join(COMMANDS)}; {asked}")
-    {"check": run_check, "convert": run_convert, "bench": run_bench}[argv[0]](argv[1:])
+        raise ValueError(f"data: expected one of {', '.join(commands)}; {asked}")
+    commands[argv[0]](argv[1:])
 
 
 def run_check(argv: list[str]) -> None:
@@ -79,6 +83,25 @@ def run_convert(argv: list[str]) -> None:
         )
     lost = sum(manifest["lost"].values())
     print(f"{manifest['records']} records, {lost} rows lost: {target}/manifest.json")
+
+
+def run_annotations(argv: list[str]) -> None:
+    """blip-jax data annotations FILE... --of coco|vqa|... --out DIR: as the original reads them."""
+    from blip_jax.data.publishers import PUBLISHERS, translate
+
+    values = _flags()
+    names = list(PUBLISHERS)
+    flags.DEFINE_enum("of", None, names, "data set", flag_values=values, required=True)
+    flags.DEFINE_string("out", None, "folder to write to", flag_values=values, required=True)
+    files = values(["blip-jax data annotations", *argv])[1:]
+    for name, rows in translate(values.of, files).items():
+        # The original reads MSRVTT as lines, all else as one list.
+        suffix, write = (
+            ("jsonl", write_json_lines) if values.of == "msrvtt" else ("json", write_json)
+        )
+        path = Path(values.out) / f"{name}.{suffix}"
+        write(path, rows)
+        print(f"{len(rows)} rows: {path}")
 
 
 def run_bench(argv: list[str]) -> None:
