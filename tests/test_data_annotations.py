@@ -106,9 +106,11 @@ def test_nocaps_and_msrvtt(tmp_path):
 
 def test_what_is_not_as_published_is_named(tmp_path):
     path = save(tmp_path / "x.json", {"pictures": []})
-    for name in ("coco", "vqa", "nlvr2", "nocaps"):
+    for name in ("coco", "nlvr2", "nocaps"):
         with pytest.raises(ValueError, match="x.json: not as"):
             translate(name, [path])
+    with pytest.raises(ValueError, match="x.json: expected train2014, val2014 or test2015"):
+        translate("vqa", [path])
     with pytest.raises(ValueError, match="expected image_data.json and question_answers.json"):
         translate("vg", [path])
     with pytest.raises(FileNotFoundError):

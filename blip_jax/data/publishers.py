@@ -31,11 +31,14 @@ def flickr30k(files: Sequence[str]) -> Lists:
 
 def vqa(files: Sequence[str]) -> Lists:
     """VQA v2: a questions file and, but for the test split, its annotations."""
+    # The images of test-dev are those of test.
+    name = storage.stem(files[0]).replace("test-dev", "test")
+    split = next((s for s in ("train2014", "val2014", "test2015") if s in name), None)
+    if split is None:
+        raise ValueError(f"{files[0]}: expected train2014, val2014 or test2015 in its name.")
     wanted = "questions.json and annotations.json"
     questions, *answers = _read(files, wanted, "questions", "annotations", least=1)
     known = {a["question_id"]: [x["answer"] for x in a["answers"]] for a in (answers or [[]])[0]}
-    split = "train2014" if "train2014" in files[0] else "val2014"
-    split = "test2015" if "test2015" in files[0] or "test-dev2015" in files[0] else split
     rows = []
     for row in questions:
         found = {
