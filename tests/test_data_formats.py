@@ -77,6 +77,8 @@ def test_pandas_parquet_with_bytes_and_with_structs(tmp_path):
     rows = [{"jpg": jpeg(i), **fields(i)} for i in range(8)]
     pandas.DataFrame(rows).to_parquet(tmp_path / "bytes.parquet")
     assert contents(tmp_path / "bytes.parquet") == EXPECTED
+    (tmp_path / "bytes_stats.json").write_text("{}")  # img2dataset's, beside
+    assert contents(tmp_path) == EXPECTED
     rows = [{"image": {"bytes": jpeg(i), "path": None}, "text": CAPTIONS[i]} for i in range(8)]
     pandas.DataFrame(rows).to_parquet(tmp_path / "structs.parquet")
     assert contents(tmp_path / "structs.parquet") == EXPECTED

@@ -59,13 +59,12 @@ def open_corpus(
     for module in (webdataset, array_record):
         if found := storage.with_suffix(files, *module.SUFFIXES):
             return _corpus(place, module.shards(found, layout))
-    tabular = [f for f in files if f".{tables.kind_of(f)}" in tables.SUFFIXES]
-    images = storage.with_suffix(files, *folder.IMAGES)
     # Beside images, .json files hold one image's fields each and parquet the downloader's log.
-    if images:
+    if storage.with_suffix(files, *folder.IMAGES):
         return _corpus(place, folder.shards(files, layout))
-    if tabular:
-        return _corpus(place, tables.shards(tabular, layout))
+    for kind in tables.KINDS:
+        if found := [f for f in files if tables.kind_of(f) == kind]:
+            return _corpus(place, tables.shards(found, layout))
     raise ValueError(
         f"{place}: expected tars, ArrayRecord, parquet, JSON, CSV or TSV files, or images."
     )

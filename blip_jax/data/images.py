@@ -40,7 +40,8 @@ def open_image(
       ImageError: missing, of another format, damaged, truncated, or over 40 megapixels.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "The given image")
+        image = _decode(source, "The given image")
+        return image.copy() if image is source else image
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes):

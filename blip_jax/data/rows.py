@@ -67,7 +67,6 @@ class RowReader:
     columns: Columns = field(default_factory=Columns)
     source: str = ""
     by_url: Mapping[str, str] | None = None
-    _there: dict[Path, bool] = field(default_factory=dict)
 
     def read(self, number: int, row: object) -> Record | Skip:
         """A row's record. Skips: not_an_object, bad_field, empty_caption, missing_image,
@@ -90,7 +89,7 @@ class RowReader:
             detail = f"Row {number} has no caption once cleaned."
             return Skip(uid, "empty_caption", detail, row)
         # A bucket is not asked for every image; a missing one is found when it is read.
-        if isinstance(image, Path) and not self._has(image):
+        if isinstance(image, Path) and not image.is_file():
             return Skip(uid, "missing_image", f"Row {number} has no image at {image}.", row)
         used = (self.columns.image, self.columns.caption, "image_id", "uid", SYNTHETIC, "source")
         extra = {k: v for k, v in row.items() if k not in used}
@@ -118,11 +117,6 @@ class RowReader:
                 return Skip(uid, "not_downloaded", f"Row {number}: {value} was not fetched.", row)
             return storage.place(self.by_url[value])
         return storage.place(storage.join(self.root, value))
-
-    def _has(self, image: Path) -> bool:
-        if image not in self._there:
-            self._there[image] = image.is_file()
-        return self._there[image]
 
     def _bad(self, uid: str, number: int, name: str | None, wanted: str, row: dict) -> Skip:
         return Skip(uid, "bad_field", f'row {number}: field "{name}" must be {wanted}.', row)

@@ -18,7 +18,8 @@ from blip_jax.data.record import Record, Skip
 from blip_jax.data.records import load_list
 from blip_jax.data.rows import Columns, RowReader
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+# In a folder of several kinds the first is the data: others tell of it.
+KINDS = ("parquet", "jsonl", "csv", "tsv", "json")
 _ROWS_A_SHARD = 10_000
 _MAX_CELL = 10_000_000
 _ROWS_TO_FIND_COLUMNS = 100  # damaged ones may come first
@@ -46,7 +47,9 @@ def _shards(file: str, layout: Layout) -> list[Shard]:
 
 
 def kind_of(file: str) -> str:
-    """json, jsonl, csv, tsv or parquet, by the name."""
+    """One of KINDS, by the name; img2dataset's statistics are none."""
+    if file.endswith("_stats.json"):
+        return "statistics"
     return file.lower().removesuffix(".gz").rpartition(".")[2]
 
 
