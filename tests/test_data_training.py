@@ -113,6 +113,8 @@ def assert_same(left: list[dict], right: list[dict]) -> None:
 def test_hosts_share_and_resume_on_another_number(tmp_path, tokenizer):
     files = [write(tmp_path / "x.array_record", 20, jpeg())]
     whole = take(stream_of(files, tokenizer), 8)
+    plain = train_dataset(ArrayRecords(files), tokenizer, OPTIONS, batch_size=8, seed=5)
+    assert_same(take(iter(plain), 2), whole[:2])
     for count in (2, 4):
         hosts = [
             take(stream_of(files, tokenizer, process_index=i, process_count=count), 8)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -19,7 +19,6 @@ from blip_jax.data.examples import Example, ExampleReader, ImageTextOptions, Ski
 from blip_jax.data.images import ImageError, open_image, resize_square, to_array
 from blip_jax.data.mixture import Source, mixture
 from blip_jax.data.record import Record
-from blip_jax.data.records import Records
 from blip_jax.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ Batch = dict[str, Any]
 
 
 def train_dataset(
-    data: Records | Sequence[Source],
+    data: Sequence[Record] | Sequence[Source],
     tokenizer: Tokenizer,
     options: ImageTextOptions,
     *,
@@ -76,7 +75,8 @@ def train_dataset(
         raise ValueError(
             f"batch_size {batch_size} cannot be shared equally by {process_count} processes."
         )
-    sources = [Source(data)] if isinstance(data, Records) else list(data)
+    mixed = len(data) > 0 and isinstance(data[0], Source)
+    sources = cast(list[Source], list(data) if mixed else [Source(cast(Sequence[Record], data))])
     total = sum(len(source.records) for source in sources)
     if total < batch_size:
         raise ValueError(f"{total} records cannot fill one batch of {batch_size}.")
