@@ -32,6 +32,11 @@ USAGE = """usage: blip-jax COMMAND [flags]
       M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
   convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
       carry weights to another project, and tell what became of each tensor
+  data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
+  data convert PLACE TARGET --to array_record|webdataset [--processes=N]
+  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
+  data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
+      image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -75,6 +80,7 @@ def command(argv: list[str]) -> None:
         "train": run_train,
         "goodput": run_goodput,
         "convert": run_convert,
+        "data": run_data,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -128,6 +134,13 @@ def run_images(name: str, argv: list[str]) -> None:
 def run_convert(argv: list[str]) -> None:
     """blip-jax convert."""
     from blip_jax.cli_convert import run
+
+    run(argv)
+
+
+def run_data(argv: list[str]) -> None:
+    """blip-jax data check, convert, bench."""
+    from blip_jax.cli_data import run
 
     run(argv)
 
