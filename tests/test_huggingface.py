@@ -1,10 +1,9 @@
-"""Hugging Face folders: in, out, and the same numbers as transformers' own models."""
+"""Hugging Face folders: in and out, and what is refused."""
 
 import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from released import CONFIG, random_tree, tree
@@ -13,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from blip_jax.interop.huggingface import export_huggingface, import_huggingface
 from blip_jax.interop.source import find_tokenizer, load_source
 from blip_jax.interop.torch_file import write_torch
-from blip_jax.models.blip import Blip, decoder_view, encoder_view
+from blip_jax.models.blip import decoder_view, encoder_view
 from blip_jax.tokenizer import Tokenizer
 
 CLASSES = {
@@ -133,76 +132,6 @@ def test_a_pretraining_model_goes_out_in_parts(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-@pytest.fixture(scope="module")
-def torch():
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    torch.manual_seed(0)
-    return torch
-
-
-def their_model(torch, task):
-    import transformers
-
-    config = transformers.BlipConfig(
-        text_config={
-            "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "intermediate_size": 48, "max_position_embeddings": 12, "bos_token_id": 38,
-        },
-        vision_config={
-            "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-            "intermediate_size": 40, "image_size": 32, "patch_size": 8, "initializer_range": 0.02,
-        },
-        image_text_hidden_size=6,
-    )  # fmt: skip
-    model = getattr(transformers, CLASSES[task])(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
-
-
-def close(ours, theirs):
-    np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("task", CLASSES)
-def test_transformers_gives_the_same_numbers_and_gets_the_same_tensors(torch, tmp_path, task):
-    theirs = their_model(torch, task)
-    theirs.save_pretrained(tmp_path / "in")
-    imported = import_huggingface(tmp_path / "in")
-    assert imported.config.vision.norm_eps == 1e-5
-    blip, params = Blip(imported.config), imported.params
-    pixels = torch.randn(2, 3, 32, 32)
-    ids = torch.tensor([[1, 20, 21, 2], [1, 22, 2, 0]])
-    mask = (ids > 0).long()
-    text = [jnp.asarray(x.numpy(), jnp.int32) for x in (ids, mask)]
-    tokens = blip.image_tokens(params, jnp.asarray(pixels.permute(0, 2, 3, 1).numpy()))
-    expected = theirs.vision_model(pixels).last_hidden_state
-    close(tokens, expected)
-    if task == "caption":
-        out = theirs.text_decoder(ids, attention_mask=mask, encoder_hidden_states=expected)
-        close(blip.lm_logits(params, tokens, *text), out.logits)
-    if task == "vqa":
-        asked = theirs.text_encoder(ids, attention_mask=mask, encoder_hidden_states=expected)[0]
-        sees = {"encoder_hidden_states": asked, "encoder_attention_mask": torch.ones_like(mask)}
-        out = theirs.text_decoder(ids, attention_mask=mask, **sees)
-        question = jnp.asarray(asked.detach().numpy())
-        close(blip.lm_logits(params, question, *text), out.logits)
-    if task == "retrieval":
-        close(blip.match_logits(params, tokens, *text), theirs(ids, pixels, attention_mask=mask)[0])
-        cosine = theirs(ids, pixels, attention_mask=mask, use_itm_head=False)[0]
-        close(blip.image_embeds(params, tokens) @ blip.text_embeds(params, *text).T, cosine)
-
-    export_huggingface(params, imported.config, small_tokenizer(), tmp_path / "out")
-    back, info = type(theirs).from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not any(info.values()), info
-    ours = back.state_dict()
-    assert ours.keys() == theirs.state_dict().keys()
-    assert all(torch.equal(ours[k], v) for k, v in theirs.state_dict().items())
-    assert torch.equal(back.eval().vision_model(pixels).last_hidden_state, expected)
-
-
 def test_bin_files_are_read(tmp_path):
     params, _ = export("retrieval", tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -210,3 +139,39 @@ def test_bin_files_are_read(tmp_path):
     write_torch(state, tmp_path / "pytorch_model.bin")
     # transformers wrote the state dict at the top; under "model" it is the original's way.
     jax.tree.map(np.testing.assert_array_equal, import_huggingface(tmp_path).params, params)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "config.json is not JSON"),
+        ("[" * 100_000, "config.json is not JSON"),
+        ("[1]", "config.json holds no JSON object"),
+        ('{"model_type": "blip", "text_config": 3}', "text_config is no JSON object"),
+    ],
+)
+def test_settings_that_are_none_are_refused(tmp_path, text, complaint):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=complaint):
+        import_huggingface(tmp_path)
+
+
+def test_odd_settings_are_named_and_absent_ones_have_transformers_defaults(tmp_path):
+    export("caption", tmp_path)
+    for value in (0, "12", None):
+        edit(tmp_path, "text_config", num_attention_heads=value, pad_token_id=None)
+        if value is not None:
+            with pytest.raises(ValueError, match=f"text_config.num_attention_heads is {value!r}"):
+                import_huggingface(tmp_path)
+    imported = import_huggingface(tmp_path, text_heads=2)
+    assert (imported.config.text.pad_id, imported.config.text.heads) == (0, 2)
+
+
+@pytest.mark.parametrize("placed", [{"x": "../outside.safetensors"}, {}, ["x"], {"x": "/etc/x"}])
+def test_shards_lie_beside_their_index(tmp_path, placed):
+    export("caption", tmp_path / "model")
+    (tmp_path / "model/model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = tmp_path / "model/model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": placed}))
+    with pytest.raises(ValueError, match=r"index\.json: weight_map must name files"):
+        import_huggingface(tmp_path / "model")

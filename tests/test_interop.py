@@ -1,100 +1,21 @@
 """Files of other projects: what fits is read, what does not is told, nothing is executed."""
 
 import collections
+import contextlib
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
-import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tiny import CONFIG, init_params
 
-from blip_jax.interop.initialisers import initialise
+from blip_jax.interop import initialisers
+from blip_jax.interop.initialisers import read_tensors
 from blip_jax.interop.torch_file import _rebuild_tensor, read_torch, write_torch
-
-
-@pytest.fixture(scope="module")
-def start():
-    """A small model's parameters, NumPy."""
-    return init_params()
-
-
-def bert(width=32, layers=2, vocab=64, positions=64):
-    rng = np.random.default_rng(0)
-    state = {
-        "embeddings.word_embeddings.weight": (vocab, width),
-        "embeddings.position_embeddings.weight": (positions, width),
-        "embeddings.token_type_embeddings.weight": (2, width),
-        "embeddings.LayerNorm.weight": (width,),
-        "embeddings.LayerNorm.bias": (width,),
-    }
-    for i in range(layers):
-        prefix = f"encoder.layer.{i}."
-        for name in ("attention.self.query", "attention.self.key", "attention.self.value"):
-            state |= {f"{prefix}{name}.weight": (width, width), f"{prefix}{name}.bias": (width,)}
-        for name in ("attention.output.dense", "output.dense", "intermediate.dense"):
-            shape = {"output.dense": (width, 64), "intermediate.dense": (64, width)}.get(
-                name, (width, width)
-            )
-            state |= {f"{prefix}{name}.weight": shape, f"{prefix}{name}.bias": shape[:1]}
-        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-            state |= {f"{prefix}{name}.weight": (width,), f"{prefix}{name}.bias": (width,)}
-    return {f"bert.{k}": rng.normal(size=v).astype(np.float32) for k, v in state.items()}
-
-
-def test_both_self_attentions_start_from_berts_one(tmp_path, start):
-    state = bert(vocab=62)
-    save_file(state, tmp_path / "bert.safetensors")
-    params = initialise(start, "", str(tmp_path / "bert.safetensors"))
-    blocks = params["text"]["blocks"]
-    weight = state["bert.encoder.layer.1.attention.self.query.weight"]
-    for role in ("encoder_attention", "decoder_attention"):
-        np.testing.assert_array_equal(blocks[role]["query"]["kernel"][1], weight.T)
-    word = params["text"]["embeddings"]["word"]
-    np.testing.assert_array_equal(word[:62], state["bert.embeddings.word_embeddings.weight"])
-    np.testing.assert_array_equal(word[62:], start["text"]["embeddings"]["word"][62:])
-    kept = blocks["cross_attention"]["query"]["kernel"]
-    np.testing.assert_array_equal(
-        kept, start["text"]["blocks"]["cross_attention"]["query"]["kernel"]
-    )
-    assert jax.tree.structure(params) == jax.tree.structure(start)
-
-
-def test_a_tower_that_does_not_fit_is_refused_with_every_shape(tmp_path, start):
-    path = tmp_path / "wide.safetensors"
-    save_file(bert(width=48), path)
-    with pytest.raises(ValueError, match=r"wide\.safetensors does not fit.*word is \(64, 48\)"):
-        initialise(start, "", str(path))
-    state = bert()
-    del state["bert.encoder.layer.1.output.dense.bias"]
-    save_file(state, path)
-    with pytest.raises(ValueError, match=r"encoder\.layer\.1\.output\.dense\.bias is missing"):
-        initialise(start, "", str(path))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        initialise(start, str(tmp_path / "nowhere.npz"), "")
-
-
-def test_a_real_vit_fits(shared):
-    import dataclasses
-
-    from blip_jax.models.blip import Blip
-
-    vision = dataclasses.replace(
-        CONFIG.vision, image_size=112, patch_size=16, width=384, depth=12, heads=6, mlp_width=1536
-    )
-    config = dataclasses.replace(CONFIG, vision=vision)
-    params = jax.eval_shape(Blip(config).init, jax.random.key(0))
-    path = shared / "vit_small/vit_small_patch16_224.npz"
-    tower = initialise(params, str(path), "")["vision"]
-    raw = np.load(path)
-    qkv = raw["blocks.3.attn.qkv.weight"].astype(np.float32)
-    kernel = tower["blocks"]["attention"]["key"]["kernel"][3]
-    np.testing.assert_array_equal(kernel, qkv[384:768].T)
-    assert tower["positions"].shape == (1, 50, 384)
 
 
 def write_pth(path, payload, storages):
@@ -226,3 +147,80 @@ def test_torch_reads_what_is_written(tmp_path):
     torch.save({"model": back}, tmp_path / "theirs.pth")
     ours = read_torch(tmp_path / "theirs.pth")["model"]
     np.testing.assert_array_equal(ours["transposed"], state["transposed"])
+
+
+def stored(path, data, **tensor):
+    """A file of one tensor over a storage of `data`, by the pickle that torch writes."""
+    write_pth(path, torch_pickle("FloatStorage", **tensor), {"0": data})
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    four = np.arange(4, dtype=np.float32).tobytes()
+    stored(tmp_path / "wide.pth", four, size=(255, 255), stride=(0, 0))
+    with pytest.raises(ValueError, match=r"wide\.pth is damaged: a tensor is larger than its"):
+        read_torch(tmp_path / "wide.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", torch_pickle("FloatStorage", (4,), (1,)))
+        archive.writestr("x/data/0", bytes(10_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.pth is no zip-format torch.* unpack to 10000"):
+        read_torch(tmp_path / "bomb.pth")
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros(10_000_000, np.uint8))
+    with pytest.raises(ValueError, match=r"bomb\.npz is no \.npz file: it would unpack"):
+        read_tensors(tmp_path / "bomb.npz")
+    for number, payload in enumerate((
+        b"\x80\x02Nr\xff\xff\xff\xff.",  # put into the memo's place 4294967295
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".",  # a bytearray of a terabyte
+        b"\x80\x04\x8d" + struct.pack("<Q", 1 << 40) + b".",  # a text of as many letters
+    )):  # fmt: skip
+        path = tmp_path / f"{number}.pth"
+        write_pth(path, payload, {})
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(ValueError):
+                assert read_torch(path) is None
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+def test_a_pickle_cannot_change_what_it_names(tmp_path):
+    state = b"(N}" + b"X\x04\x00\x00\x00evil" + b"K\x01st"  # (None, {"evil": 1}), for setattr
+    rebuild = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n" + state + b"b."
+    write_pth(tmp_path / "set.pth", rebuild, {})
+    read_torch(tmp_path / "set.pth")
+    assert not hasattr(_rebuild_tensor, "evil")
+    call = b"\x80\x02ccollections\nOrderedDict\nX\x04\x00\x00\x00text\x85R."  # of a text
+    write_pth(tmp_path / "call.pth", call, {})
+    with pytest.raises(ValueError, match=r"call\.pth is not a whole zip-format torch file"):
+        read_torch(tmp_path / "call.pth")
+    away = torch_pickle("FloatStorage", (4,), (1,)).replace(
+        b"X\x01\x00\x00\x000", b"X\x0b\x00\x00\x00../../outer"
+    )
+    (tmp_path / "outer").write_bytes(bytes(16))
+    write_pth(tmp_path / "away.pth", away, {"0": bytes(16)})
+    with pytest.raises(ValueError, match=r"away\.pth is not a whole.*no item named 'x/data/\.\."):
+        read_torch(tmp_path / "away.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"model": [1]}, {"model": {"x": 1}}, {"model": {3: np.zeros(2)}}]
+)
+def test_what_is_no_state_dict_is_refused(tmp_path, monkeypatch, content):
+    (tmp_path / "odd.pth").write_bytes(b"")
+    monkeypatch.setattr(initialisers, "read_torch", lambda path: content)
+    with pytest.raises(ValueError, match=r"odd\.pth holds no state dict"):
+        read_tensors(tmp_path / "odd.pth")
+
+
+def test_other_damaged_files_are_named(tmp_path):
+    save_file({"x": np.arange(9.0)}, tmp_path / "x.safetensors")
+    np.savez(tmp_path / "x.npz", x=np.arange(9.0))
+    for name, kind in (("x.safetensors", "whole safetensors"), ("x.npz", r"whole \.npz")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=rf"{name} is not a {kind}"):
+            read_tensors(tmp_path / name)
+    np.savez(tmp_path / "objects.npz", x=np.array([Bomb], object))
+    with pytest.raises(ValueError, match=r"objects\.npz is not a whole.*allow_pickle=False"):
+        read_tensors(tmp_path / "objects.npz")

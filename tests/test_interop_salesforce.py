@@ -1,6 +1,5 @@
 """The original's checkpoints of all five tasks: whole in, whole out, or refused in one sentence."""
 
-import dataclasses
 import json
 
 import jax
@@ -13,7 +12,6 @@ from blip_jax.interop.salesforce import (
     flatten_like_salesforce,
     import_salesforce,
 )
-from blip_jax.interop.shapes import template
 from blip_jax.interop.torch_file import read_torch, write_torch
 
 PARITY = ("pretrain", "caption", "itm", "vqa", "nlvr")
@@ -142,18 +140,16 @@ def test_everything_wrong_is_named_at_once():
     assert str(error.value).count(";") == 6
 
 
-def test_nlvr_models_that_merge_from_the_middle_on_travel_too():
-    config = dataclasses.replace(CONFIG, task="nlvr")
-    params = jax.tree.map(np.asarray, template(config, first_merge=4))
-    state = export_salesforce(params, config)
+def test_nlvr_merges_from_the_seventh_layer_on():
+    state = file("nlvr")
     merge = "crossattention.output.merge_layer.bias"
-    assert [n for n in state if merge in n] == [
-        f"text_encoder.encoder.layer.{i}.{merge}" for i in (4, 5, 6, 7)
-    ]
-    back = import_salesforce(state, **HEADS).params
-    assert back["text"]["blocks"]["cross_attention"]["merge"]["bias"].shape == (4, 16)
-    del state[f"text_encoder.encoder.layer.4.{merge}"]
-    with pytest.raises(ValueError, match="4.crossattention.output.merge_layer.bias is missing"):
+    layers = [f"text_encoder.encoder.layer.{i}.{merge}" for i in range(8)]
+    assert [name for name in state if merge in name] == layers[6:]
+    del state[layers[6]]
+    with pytest.raises(ValueError, match="6.crossattention.output.merge_layer.bias is missing"):
+        import_salesforce(state, **HEADS)
+    state = file("nlvr") | {layers[5]: np.zeros(16, np.float32)}
+    with pytest.raises(ValueError, match="5.crossattention.output.merge_layer.bias is unknown"):
         import_salesforce(state, **HEADS)
 
 

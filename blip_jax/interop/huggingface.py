@@ -1,20 +1,28 @@
 """Hugging Face's BLIP folders, in and out: caption, visual question answering, retrieval."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from blip_jax.config import BlipConfig, Conventions, Task
+from blip_jax.config import BlipConfig, Task
 from blip_jax.files import write_json
+from blip_jax.interop.huggingface_config import (
+    CLASSES,
+    check_settings,
+    generation,
+    preprocessing,
+    read_json,
+    read_settings,
+    settings,
+    with_settings,
+)
 from blip_jax.interop.initialisers import read_tensors
 from blip_jax.interop.names import State
 from blip_jax.interop.report import Imported
 from blip_jax.interop.salesforce import export_salesforce, import_salesforce
-from blip_jax.models.blip import PIXEL_MEAN, PIXEL_STD, Params, decoder_view, encoder_view
+from blip_jax.models.blip import Params, decoder_view, encoder_view
 from blip_jax.tokenizer import Tokenizer
 
 # (theirs, the original's) parts of names; the text towers and the heads go by the same names.
@@ -31,14 +39,6 @@ _VISION_LAYER = (
     (".self_attn.qkv.", ".attn.qkv."),
     (".self_attn.projection.", ".attn.proj."),
 )
-_CLASSES: dict[Task, str] = {
-    "caption": "BlipForConditionalGeneration",
-    "vqa": "BlipForQuestionAnswering",
-    "retrieval": "BlipForImageTextRetrieval",
-}
-# transformers matches and answers with [CLS] first, starts captions from [DEC] alone, and lets
-# answers attend to the padding of questions.
-_CONVENTIONS = Conventions(match_first="cls", question_first="cls", question_mask=False)
 _BERT_WIDTH, _BERT_HEADS, _WRONG_HEADS = 768, 12, 8
 
 
@@ -73,50 +73,6 @@ def import_huggingface(
     return dataclasses.replace(imported, config=config)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """config.json; ValueError where it is not BLIP's or computes something else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    theirs = json.loads(path.read_text(encoding="utf-8"))
-    if theirs.get("model_type") != "blip":
-        raise ValueError(f"{path}: model_type is {theirs.get('model_type')!r}, expected 'blip'")
-    for part in ("vision_config", "text_config"):
-        theirs[part] = theirs.get(part) or {}
-        if theirs[part].get("hidden_act", "gelu") != "gelu":
-            raise ValueError(f"{path}: {part}.hidden_act is not gelu, which BLIP computes")
-    return theirs
-
-
-def with_settings(config: BlipConfig, theirs: dict[str, Any]) -> BlipConfig:
-    """What transformers means by its config.json, its own defaults included."""
-    vision, text = theirs["vision_config"], theirs["text_config"]
-    return dataclasses.replace(
-        config,
-        vision=dataclasses.replace(config.vision, norm_eps=vision.get("layer_norm_eps", 1e-5)),
-        text=dataclasses.replace(
-            config.text,
-            norm_eps=text.get("layer_norm_eps", 1e-12),
-            pad_id=text.get("pad_token_id", 0),
-            sep_id=text.get("sep_token_id", 102),
-            dec_id=text.get("bos_token_id", 30522),
-        ),
-        conventions=_CONVENTIONS,
-    )
-
-
-def check_settings(config: BlipConfig, theirs: dict[str, Any], folder: Path) -> None:
-    """Raises ValueError that names every size of config.json that the tensors contradict."""
-    expected = settings(config)
-    wrong = [
-        f"{part}.{name} is {theirs[part][name]}, the tensors say {expected[part][name]}"
-        for part in ("vision_config", "text_config")
-        for name in ("hidden_size", "num_hidden_layers", "intermediate_size")
-        if theirs[part].get(name, expected[part][name]) != expected[part][name]
-    ]
-    if wrong:
-        raise ValueError(f"{folder}/config.json does not fit the weights: {'; '.join(wrong)}")
-
-
 def read_weights(folder: Path) -> State:
     """model.safetensors, its shards, or pytorch_model.bin and its shards."""
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -124,9 +80,18 @@ def read_weights(folder: Path) -> State:
         if (folder / name).is_file():
             return read_tensors(folder / name)
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = shard_names(index)
             return {k: v for shard in shards for k, v in read_tensors(folder / shard).items()}
     raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names; ValueError where they are not beside it."""
+    placed = read_json(index).get("weight_map")
+    shards = set(map(str, placed.values())) if isinstance(placed, dict) else set()
+    if not shards or any(Path(shard).name != shard for shard in shards):
+        raise ValueError(f"{index}: weight_map must name files in the folder it is in")
+    return sorted(shards)
 
 
 def export_huggingface(
@@ -173,7 +138,7 @@ def narrowed(params: Params, config: BlipConfig, task: Task) -> tuple[Params, Bl
         heads = ("vision", "vision_proj", "text_proj", "itm_head")
         text = {k: v for k, v in encoder_view(params).items() if k != "lm_head"}
         params = {**{name: params[name] for name in heads}, "text": text}
-    elif config.task not in _CLASSES:
+    elif config.task not in CLASSES:
         raise ValueError(f"transformers has no class for a {config.task} model to do {task}")
     elif config.task == "vqa" and config.vision.width != config.text.width:
         raise ValueError(
@@ -183,75 +148,6 @@ def narrowed(params: Params, config: BlipConfig, task: Task) -> tuple[Params, Bl
     if config.task == "pretrain":
         config = dataclasses.replace(config, task=task, sharing="all")
     return params, config
-
-
-def settings(config: BlipConfig) -> dict[str, Any]:
-    """config.json of transformers' BlipConfig."""
-    vision, text = config.vision, config.text
-    return {
-        "architectures": [_CLASSES[config.task]],
-        "model_type": "blip",
-        "dtype": "float32",
-        "image_text_hidden_size": config.embed_dim,
-        "tie_word_embeddings": True,
-        "vision_config": {
-            "model_type": "blip_vision_model",
-            "hidden_size": vision.width,
-            "num_hidden_layers": vision.depth,
-            "num_attention_heads": vision.heads,
-            "intermediate_size": vision.mlp_width,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "layer_norm_eps": vision.norm_eps,
-            "hidden_act": "gelu",
-        },
-        "text_config": {
-            "model_type": "blip_text_model",
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "encoder_hidden_size": vision.width,
-            "num_hidden_layers": text.depth,
-            "num_attention_heads": text.heads,
-            "intermediate_size": text.mlp_width,
-            "max_position_embeddings": text.max_positions,
-            "layer_norm_eps": text.norm_eps,
-            "hidden_act": "gelu",
-            "bos_token_id": text.dec_id,
-            "eos_token_id": text.sep_id,
-            "sep_token_id": text.sep_id,
-            "pad_token_id": text.pad_id,
-            "is_decoder": True,
-        },
-    }
-
-
-def preprocessing(config: BlipConfig) -> dict[str, Any]:
-    """preprocessor_config.json: the square bicubic resize and CLIP's statistics."""
-    side = config.vision.image_size
-    return {
-        "image_processor_type": "BlipImageProcessor",
-        "processor_class": "BlipProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"height": side, "width": side},
-        "resample": 3,  # bicubic
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(PIXEL_MEAN),
-        "image_std": list(PIXEL_STD),
-    }
-
-
-def generation(config: BlipConfig) -> dict[str, Any]:
-    """generation_config.json."""
-    text = config.text
-    return {
-        "bos_token_id": text.dec_id,
-        "eos_token_id": text.sep_id,
-        "pad_token_id": text.pad_id,
-        "max_length": 20,
-    }
 
 
 def with_original_names(state: State) -> State:

@@ -1,32 +1,73 @@
 """Pre-training starts from a pretrained ViT and a pretrained BERT (paper section 4.1)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from blip_jax.interop.names import EMBEDDINGS, MLP, SELF_ATTENTION, Reader, State
+from blip_jax.interop.archive import open_archive
+from blip_jax.interop.names import EMBEDDINGS, MLP, SELF_ATTENTION, Reader, State, to_torch
 from blip_jax.interop.torch_file import read_torch
 from blip_jax.models.blip import Params
 from blip_jax.models.vit import resize_positions
 
+# (Google's, timm's) parts of a ViT's names, as in the original's `_load_weights`.
+_GOOGLE = (
+    ("cls", "cls_token"),
+    ("embedding/", "patch_embed/proj/"),
+    ("Transformer/posembed_input/pos_embedding", "pos_embed"),
+    ("Transformer/encoder_norm/", "norm/"),
+    ("Transformer/encoderblock_", "blocks/"),
+    ("/LayerNorm_0/", "/norm1/"),
+    ("/LayerNorm_2/", "/norm2/"),
+    ("/MultiHeadDotProductAttention_1/out/", "/attn/proj/"),
+    ("/MultiHeadDotProductAttention_1/", "/attn/"),
+    ("/MlpBlock_3/Dense_0/", "/mlp/fc1/"),
+    ("/MlpBlock_3/Dense_1/", "/mlp/fc2/"),
+    ("/scale", "/weight"),
+    ("/kernel", "/weight"),
+)
+
 
 def read_tensors(path: str | Path) -> State:
-    """A flat dict of tensors from .npz, .safetensors or .pth."""
+    """A flat dict of tensors from .npz, .safetensors or .pth.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file is damaged, or of another kind; it is named.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.suffix == ".npz":
-        return dict(np.load(path, allow_pickle=False))
+        return read_npz(path)
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if path.suffix in (".pth", ".pt", ".bin"):
         content = read_torch(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} holds no state dict")
-        return content.get("model", content)
+        state = content.get("model", content) if isinstance(content, dict) else None
+        if not is_state(state):
+            raise ValueError(f"{path} holds no state dict, neither at its top nor under 'model'")
+        return state
     raise ValueError(f"{path}: expected a .npz, .safetensors, .pth, .pt or .bin file")
+
+
+def is_state(value: Any) -> TypeGuard[State]:
+    """Whether it is a dict of named arrays."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(leaf, np.ndarray) for name, leaf in value.items()
+    )
+
+
+def read_npz(path: Path) -> State:
+    """The arrays of a .npz; nothing pickled."""
+    with open_archive(path, ".npz file", ratio=20):  # weights hardly pack
+        return dict(np.load(path, allow_pickle=False))
 
 
 def initialise(params: Params, vision: str, text: str) -> Params:
@@ -38,7 +79,8 @@ def initialise(params: Params, vision: str, text: str) -> Params:
     """
     params = dict(params)
     if vision:
-        params["vision"] = vision_from_timm(read_tensors(vision), params["vision"], vision)
+        state = with_timm_names(read_tensors(vision))
+        params["vision"] = vision_from_timm(state, params["vision"], vision)
     if text:
         params["text"] = text_from_bert(read_tensors(text), params["text"], text)
     return params
@@ -51,6 +93,36 @@ def vision_from_timm(state: State, like: Params, source: str = "the ViT") -> Par
     tree["positions"] = np.asarray(resize_positions(tree["positions"], (side, side)))
     check_shapes(tree, like, source)
     return tree
+
+
+def with_timm_names(state: State) -> State:
+    """Google's ViT, as its .npz files hold it, in timm's names; any other state as it is.
+
+    There `query`, `key` and `value` have kernels [D, H, D/H], `out` [H, D/H, D], the convolution
+    [P, P, 3, D] and every other map [in, out], which is our layout but for the heads.
+    """
+    state = {name.removeprefix("opt/target/"): value for name, value in state.items()}
+    if "embedding/kernel" not in state:
+        return state
+    renamed = {}
+    for name, value in state.items():
+        if "/MultiHeadDotProductAttention_1/" in name:
+            value = merged_heads(name, value)
+        if name.endswith("/kernel"):
+            value = to_torch(name, value)
+        for theirs, timm in _GOOGLE:
+            name = name.replace(theirs, timm)
+        renamed[name.replace("/", ".")] = value
+    return renamed
+
+
+def merged_heads(name: str, value: np.ndarray) -> np.ndarray:
+    """Heads and their width as one dimension."""
+    if name.endswith("out/bias"):
+        return value
+    if name.endswith("out/kernel"):
+        return value.reshape(-1, value.shape[-1])
+    return value.reshape(*value.shape[:-2], -1)
 
 
 def text_from_bert(state: State, like: Params, source: str = "the BERT") -> Params:

@@ -31,15 +31,14 @@ from blip_jax.interop.names import (
     Reader,
     State,
     fused,
-    layer_numbers,
-    leaf,
     written,
     written_layers,
 )
 from blip_jax.interop.report import Imported, Report
-from blip_jax.interop.shapes import FIRST_MERGE, template
+from blip_jax.interop.shapes import template
 from blip_jax.interop.sizes import read_config
 from blip_jax.models.blip import Params, decoder_view, encoder_view
+from blip_jax.models.nlvr import FIRST_MERGE
 
 ENCODER, DECODER = "text_encoder.", "text_decoder.bert."
 HEAD = "text_decoder.cls.predictions."
@@ -66,8 +65,7 @@ def import_salesforce(
     tensors, problems = with_one_name_each(state, report)
     del state  # whoever passed it alone lets it be freed, tensor by tensor
     config = read_config(tensors, vision_heads, text_heads)
-    first_merge = read_first_merge(tensors, config)
-    expected = expected_shapes(config, first_merge)
+    expected = expected_shapes(config)
     unread = settle_bias(tensors, report) if config.task in _DECODE else {}
     problems += settle_ties(tensors, expected, config.task, report)
     remembers = any(map(is_momentum, tensors)) and config.task in ("pretrain", "retrieval")
@@ -83,7 +81,7 @@ def import_salesforce(
     report.split += [name for name in tensors if ".attn.qkv." in name]
     reader = Reader(tensors)
     del tensors
-    params = read_params(reader, config.task, first_merge)
+    params = read_params(reader, config.task)
     memory = read_memory(reader) if remembers else None
     if memory is not None:
         memory["unread"] |= unread
@@ -118,21 +116,14 @@ def flatten_like_salesforce(params: Params) -> State:
     return {name: value for name, value in state.items() if name not in kept}
 
 
-def expected_shapes(config: BlipConfig, first_merge: int) -> Shapes:
+def expected_shapes(config: BlipConfig) -> Shapes:
     """Every tensor that a file of this config holds, memory and position ids aside."""
 
     def stretched(parts: list[np.ndarray]) -> np.ndarray:
         return np.broadcast_to(np.float32(0), (3 * len(parts[0]), *parts[0].shape[1:]))
 
-    state = fused(write_params(template(config, first_merge), config.task), stretched)
+    state = fused(write_params(template(config), config.task), stretched)
     return {name: value.shape for name, value in state.items()}
-
-
-def read_first_merge(state: State, config: BlipConfig) -> int:
-    """The first layer of a file where NLVR's cross-attentions merge: the original's or ours."""
-    merging = [name for name in state if ".merge_layer." in name]
-    first = min(layer_numbers(merging, f"{ENCODER}{_LAYERS}"), default=FIRST_MERGE)
-    return first if first == config.text.depth // 2 else FIRST_MERGE
 
 
 def with_one_name_each(state: State, report: Report) -> tuple[State, list[str]]:
@@ -207,14 +198,14 @@ def misfits(state: State, expected: Shapes) -> Iterator[str]:
             yield f"{name} is {state[name].shape}, expected {expected[name]}"
 
 
-def read_params(reader: Reader, task: Task, first_merge: int) -> Params:
+def read_params(reader: Reader, task: Task) -> Params:
     """The parameter tree out of a state dict that is known to fit."""
     params: Params = {"vision": reader.vision("visual_encoder.")}
     cross = TWIN_CROSS_ATTENTION if task == "nlvr" else CROSS_ATTENTION
     main = DECODER if task == "caption" else ENCODER
     text = params["text"] = reader.text(main, (*SELF_ATTENTION, *cross, *MLP))
-    if f"{main}{_LAYERS}{first_merge}.{MERGE[0][0]}" in reader.state:
-        merge = reader.layers(MERGE, f"{main}{_LAYERS}", first_merge)
+    if f"{main}{_LAYERS}{FIRST_MERGE}.{MERGE[0][0]}" in reader.state:
+        merge = reader.layers(MERGE, f"{main}{_LAYERS}", FIRST_MERGE)
         text["blocks"]["cross_attention"] |= merge["cross_attention"]
     if task == "pretrain":
         own = reader.layers(SELF_ATTENTION, f"{DECODER}{_LAYERS}")["attention"]
@@ -256,9 +247,6 @@ def write_text(view: Params, prefix: str) -> State:
     cross = TWIN_CROSS_ATTENTION if "left" in attention else CROSS_ATTENTION
     state = dict(written(EMBEDDINGS, view["embeddings"], f"{prefix}embeddings."))
     state |= written_layers((*SELF_ATTENTION, *cross, *MLP), blocks, layers)
-    if "merge" in blocks["cross_attention"]:
-        averaging = len(leaf(blocks, "mlp/up/bias")) - len(
-            leaf(blocks, "cross_attention/merge/bias")
-        )
-        state |= written_layers(MERGE, blocks, layers, averaging)
+    if "merge" in attention:
+        state |= written_layers(MERGE, blocks, layers, FIRST_MERGE)
     return state

@@ -6,13 +6,10 @@ import numpy as np
 
 from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Params
-
-# The twin cross-attentions of NLVR average below a layer and merge from it on: this one in the
-# original (`layer_num>=6` in its models/nlvr_encoder.py), the middle one in models trained here.
-FIRST_MERGE = 6
+from blip_jax.models.nlvr import FIRST_MERGE
 
 
-def template(config: BlipConfig, first_merge: int = FIRST_MERGE) -> Params:
+def template(config: BlipConfig) -> Params:
     """Arrays of the right shapes that take no memory; read-only.
 
     The tree of `models.blip` for pre-training, whatever `sharing` says of it; for a fine-tuned
@@ -36,8 +33,8 @@ def template(config: BlipConfig, first_merge: int = FIRST_MERGE) -> Params:
         tree["text_decoder"] = text_tree(config, text) | {"lm_head": head_tree(config)}
     if config.task == "nlvr":
         cross = tree["text"]["blocks"]["cross_attention"] = twin_attention(text, vision, depth)
-        if depth > first_merge:
-            cross["merge"] = linear(2 * text, text, depth - first_merge)
+        if depth > FIRST_MERGE:
+            cross["merge"] = linear(2 * text, text, depth - FIRST_MERGE)
         tree["nlvr_head"] = {"hidden": linear(text, text), "out": linear(text, 2)}
     return tree
 

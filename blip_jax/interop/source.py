@@ -50,12 +50,8 @@ def load_source(
 
 def import_file(path: Path, vision_heads: int | None, text_heads: int | None) -> Imported:
     """A file of the original's, or of LAVIS; ValueErrors name it."""
-    tensors = read_tensors(path)
-    if not all(isinstance(value, np.ndarray) for value in tensors.values()):
-        raise ValueError(f"{path} holds no state dict, neither at its top nor under 'model'")
-    # `tensors` is not kept, so that the import frees one by one what it has placed.
-    held = [tensors]
-    del tensors
+    # Not kept here, so that the import frees one by one what it has placed.
+    held = [read_tensors(path)]
     try:
         return import_salesforce(held.pop(), vision_heads=vision_heads, text_heads=text_heads)
     except ValueError as error:

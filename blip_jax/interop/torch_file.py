@@ -1,16 +1,19 @@
 """Torch's zip-format `.pth` files without torch: read without executing anything, and written."""
 
 import collections
+import math
 import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
+
+from blip_jax.interop.archive import Refused, open_archive
 
 _STORAGE_DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -38,31 +41,23 @@ def read_torch(path: str | Path) -> Any:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            pickled = next((n for n in names if n.endswith("/data.pkl")), None)
-            if pickled is None:
-                raise _Refused("is not a torch file: it holds no data.pkl")
-            root = pickled.removesuffix("data.pkl")
-            with archive.open(pickled) as stream:
-                return _Unpickler(stream, archive, root).load()
-    except _Refused as error:
-        raise ValueError(f"{path} {error}") from error
-    except MemoryError as error:
-        raise ValueError(f"{path} asks for more memory than there is") from error
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path} is not a whole zip-format torch file: {error}") from error
+    with open_archive(path, "zip-format torch file", ratio=1) as archive:  # torch packs nothing
+        pickled = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        if pickled is None:
+            raise Refused("is not a torch file: it holds no data.pkl")
+        with archive.open(pickled) as stream:
+            return _Unpickler(stream, archive, pickled.removesuffix("data.pkl")).load()
 
 
-class _Refused(ValueError):
-    """What the file asks for, or lacks; completes a sentence that starts with its name."""
+# pickle's other unpickler, in C, gives a file any memory that it asks for.
+_InPython: Any = pickle._Unpickler
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(_InPython):
     """Knows how to build tensors and ordered dicts, and nothing else."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]  # it takes as much memory as it is told to
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(stream)
@@ -78,16 +73,22 @@ class _Unpickler(pickle.Unpickler):
             return lambda data, *_: data
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
-        raise _Refused(f"asks for {module}.{name}, which is no tensor; nothing was executed")
+        raise Refused(f"asks for {module}.{name}, which is no tensor; nothing was executed")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
         _, dtype, key, _, count = pid
         if key not in self._storages:
             raw = self._archive.read(f"{self._root}data/{key}")
             if len(raw) < count * dtype.itemsize:
-                raise _Refused(f"is cut short: storage {key} is incomplete")
+                raise Refused(f"is cut short: storage {key} is incomplete")
             self._storages[key] = np.frombuffer(raw, dtype, count)
         return self._storages[key]
+
+    def load_build(self) -> None:
+        """Leaves attributes unset: nobody needs a state dict's, and all else here is shared."""
+        self.stack.pop()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def _rebuild_tensor(
@@ -95,10 +96,11 @@ def _rebuild_tensor(
 ) -> np.ndarray:
     span = 1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if 0 not in size else 0
     if offset < 0 or min((*stride, 0)) < 0 or offset + span > storage.size:
-        raise _Refused("is damaged: a tensor reaches outside of its storage")
+        raise Refused("is damaged: a tensor reaches outside of its storage")
+    if math.prod(size) > storage.size:
+        raise Refused("is damaged: a tensor is larger than its storage")
     strides = tuple(s * storage.itemsize for s in stride)
-    view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
-    return view
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 
 
 def write_torch(state: dict[str, np.ndarray], path: str | Path) -> None:

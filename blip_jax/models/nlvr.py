@@ -1,11 +1,11 @@
 """NLVR2: a text encoder that reads two images (the original's `models/nlvr_encoder.py`).
 
-Each block has two cross-attentions, one an image, and one residual norm. The early blocks take
-the mean of what both say; the late ones, those with a `merge`, put it through a linear map::
+Each block has two cross-attentions, one an image, and one residual norm. The first six blocks
+take the mean of what both say; the others put it through a linear map, their `merge`::
 
     cross_attention/left/, right/    query, key, value, out, stacked over all layers
     cross_attention/norm/            the same
-    cross_attention/merge/           stacked over the last layers only
+    cross_attention/merge/           stacked over the layers from `FIRST_MERGE` on
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from blip_jax.config import BlipConfig, Dtype
 from blip_jax.models.layers import Attention, Norm, Params, dense, stacked
 from blip_jax.models.med import TextBlock, TextEmbeddings
 
+FIRST_MERGE = 6  # layer, whatever the depth; models of six layers or fewer only average
 Images = tuple[jax.Array, jax.Array]  # tokens of the left and of the right ones
 
 
@@ -112,13 +113,14 @@ def parts(tree: Params) -> list[tuple[Params, int, bool]]:
 
 
 def init_text(config: BlipConfig, rng: jax.Array, embeddings: Params) -> Params:
-    """{embeddings, blocks} with random blocks; the upper half of them merges, as 6 of the
-    original's 12."""
+    """{embeddings, blocks} with random blocks."""
     c = config
     x = jnp.zeros((1, 2, c.text.width), c.dtype)
     image = jnp.zeros((1, c.vision.tokens, c.vision.width), c.dtype)
     mask = jnp.ones((1, 1, 1, 2), bool)
-    tree = blocks(c, c.text.depth, True, True).init(rng, x, (image, image), mask)["params"]
-    cross = tree["cross_attention"]
-    cross["merge"] = jax.tree.map(lambda leaf: leaf[c.text.depth // 2 :], cross["merge"])
+    merges = c.text.depth > FIRST_MERGE
+    tree = blocks(c, c.text.depth, merges, True).init(rng, x, (image, image), mask)["params"]
+    if merges:
+        cross = tree["cross_attention"]
+        cross["merge"] = jax.tree.map(lambda leaf: leaf[FIRST_MERGE:], cross["merge"])
     return {"embeddings": embeddings, "blocks": tree}
