@@ -139,7 +139,7 @@ def table(programs: list[Program], chip: str | None) -> str:
     memory, peak = CHIPS[chip] if chip else (None, None)
     room = f" of {memory / GIB:.0f}" if memory else ""
     lines = [
-        f"| program | GiB a device{room} | TFLOP a device | collectives: count, MiB | estimate | MFU |",
+        f"| program | GiB a device{room} | TFLOP a device | collectives: count, MiB | time | MFU |",
         "| --- | ---: | ---: | --- | ---: | ---: |",
     ]
     for p in programs:

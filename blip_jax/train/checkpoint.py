@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from blip_jax.data.pipeline import move_state
 from blip_jax.train.state import TrainState
 
 
@@ -74,4 +75,5 @@ def skip_rows(data: Any, facts: dict[str, int]) -> None:
             f"the checkpoint is of {facts['processes']} processes, and these data can go on only "
             f"with as many, not with {jax.process_count()}"
         )
-    data.set_state({"next_index": facts["rows"] // jax.process_count()})
+    were = {"next_index": facts["rows"] // facts["processes"]}
+    data.set_state(move_state(were, facts["processes"], jax.process_count()))
