@@ -107,11 +107,12 @@ def run_train(argv: list[str]) -> None:
     """blip-jax train."""
     config, workdir = parse_config(argv)
     compilation_cache()
-    from blip_jax.bootstrap.stages import open_loop
+    from blip_jax.train.hosts import join_hosts
 
-    loop = open_loop(config, workdir.absolute())
-    loop.pretrain("round0", loop.sources.web + loop.sources.clean)
-    print(f"model: {workdir / 'round0/pretrain/model'}")
+    join_hosts()
+    from blip_jax.training import run_training
+
+    print(f"model: {run_training(config, workdir.absolute())}")
 
 
 def run_goodput(argv: list[str]) -> None:

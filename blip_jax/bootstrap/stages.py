@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -29,20 +28,16 @@ from blip_jax.bootstrap.sources import Sources, open_sources, open_tokenizer
 from blip_jax.capfilt.score import CapFiltOptions, score_records
 from blip_jax.capfilt.select import select, summary
 from blip_jax.config import BlipConfig
-from blip_jax.data.pipeline import ImageTextOptions, Skips, train_dataset
 from blip_jax.data.records import Records, read_json
 from blip_jax.files import Progress, write_json
-from blip_jax.interop.initialisers import initialise
-from blip_jax.interop.source import with_tokenizer
 from blip_jax.metrics.classification import precision_recall_at, roc_auc
-from blip_jax.model import CaptionOptions, Model, load, save
+from blip_jax.model import CaptionOptions, Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks import caption, retrieval
-from blip_jax.tasks.contrastive import Contrastive
-from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tokenizer import Tokenizer
-from blip_jax.train.loop import Run, train
+from blip_jax.train.loop import Run
 from blip_jax.train.state import Task
+from blip_jax.training import fit, initial_params, make_task, model_config
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +52,6 @@ class Loop:
     tokenizer: Tokenizer
     model_config: BlipConfig
 
-    def initial_params(self) -> Params:
-        """Random parameters, with the pretrained towers the config names put in."""
-        blip = Blip(self.model_config)
-        params = jax.device_get(jax.jit(blip.init)(jax.random.key(self.config.seed)))
-        return initialise(params, self.config.init.vision, self.config.init.text)
-
     def stage(
         self,
         name: str,
@@ -72,50 +61,34 @@ class Loop:
         start: Callable[[], Params],
     ) -> Model:
         """Trains one model of the loop, or opens it where it is already finished."""
-        folder = self.workdir / name
-        path = folder / "model"
-        if not path.exists():
-            task.check(settings.batch_size)
-            options = ImageTextOptions(
-                image_size=self.model_config.vision.image_size,
-                **settings.data.to_dict(),
-            )
-            skips = Skips()
-            data = train_dataset(
-                records,
-                self.tokenizer,
-                options,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                skips=skips,
-            )
-            params = train(Run(folder, name, settings), task, start(), data)
-            if skips.counts:
-                log.warning("%s: not used whole: %s", name, dict(skips.counts))
-            save(Model(params, self.model_config, self.tokenizer), path)
-        return load(path)
+        run = Run(self.workdir / name, name, settings)
+        return fit(run, task, records, self.tokenizer, self.model_config, start)
+
+    def initial_params(self) -> Params:
+        """Where pre-training starts."""
+        return initial_params(self.model_config, self.config.seed, self.config.init)
 
     def pretrain(self, name: str, records: Records) -> Model:
         """Pre-training of one round, from scratch: the paper's Table 13 found no better start."""
         settings = self.config.pretrain
-        task = Pretrain(self.contrastive(settings))
+        task = self.task("pretrain", settings)
         return self.stage(f"{name}/pretrain", settings, task, records, self.initial_params)
 
     def captioner(self, name: str, base: Model) -> Model:
         """LM on the clean set."""
-        task, clean = caption.Caption(Blip(self.model_config)), self.sources.clean
-        settings = self.config.captioner
+        settings, clean = self.config.captioner, self.sources.clean
+        task = self.task("caption", settings)
         return self.stage(f"{name}/captioner", settings, task, clean, lambda: base.params)
 
     def filter(self, name: str, base: Model) -> Model:
         """ITC + ITM on the clean set, apart from the captioner (paper Table 4)."""
         settings, clean = self.config.filter, self.sources.clean
-        task = retrieval.Retrieval(self.contrastive(settings))
+        task = self.task("retrieval", settings)
         return self.stage(f"{name}/filter", settings, task, clean, lambda: base.params)
 
-    def contrastive(self, settings: ConfigDict) -> Contrastive:
-        """The ITC and ITM settings of a stage."""
-        return Contrastive(Blip(self.model_config), **settings.objective.to_dict())
+    def task(self, name: str, settings: ConfigDict) -> Task:
+        """The objective of a stage."""
+        return make_task(name, Blip(self.model_config), settings)
 
     def score(self, name: str, captioner: Model, matcher: Model) -> list[dict[str, Any]]:
         """CapFilt's passes over the whole web set."""
@@ -246,10 +219,8 @@ def open_loop(config: ConfigDict, workdir: Path) -> Loop:
     with bar("data", "image") as progress:
         sources = open_sources(config, workdir, progress)
     tokenizer = open_tokenizer(config, sources, workdir)
-    model_config = BlipConfig.from_dict(config.model.to_dict())
-    text = dataclasses.replace(model_config.text, vocab_size=tokenizer.vocab_size)
-    model_config = with_tokenizer(dataclasses.replace(model_config, text=text), tokenizer)
-    return Loop(config, workdir, sources, tokenizer, model_config)
+    config_of_model = model_config(config.model, tokenizer)
+    return Loop(config, workdir, sources, tokenizer, config_of_model)
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:

@@ -37,6 +37,7 @@ def train_settings(*, steps: int, batch_size: int, lr: float) -> ConfigDict:
                 "crop_scale": (0.2, 1.0),
                 "flip": True,  # left and right change places in the text too
                 "randaugment": True,
+                "as_released": False,  # True: its Brightness and Sharpness change nothing
             },
         }
     )

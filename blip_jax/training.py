@@ -1,0 +1,156 @@
+"""One run of training, from a config to a model folder: `blip-jax train`, and the loop's stages."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from blip_jax.config import BlipConfig
+from blip_jax.data import storage
+from blip_jax.data.examples import ImageTextOptions, Skips
+from blip_jax.data.formats.array_record import SUFFIXES, ArrayRecords
+from blip_jax.data.mixture import Source
+from blip_jax.data.pipeline import train_dataset
+from blip_jax.data.record import Record
+from blip_jax.data.records import Records, read_json
+from blip_jax.interop.initialisers import initialise
+from blip_jax.interop.source import with_tokenizer
+from blip_jax.model import Model, load, save
+from blip_jax.models.blip import Blip, Params
+from blip_jax.tasks.caption import Caption
+from blip_jax.tasks.contrastive import Contrastive
+from blip_jax.tasks.pretrain import Pretrain
+from blip_jax.tasks.retrieval import Retrieval
+from blip_jax.tokenizer import Tokenizer
+from blip_jax.train.hosts import is_first
+from blip_jax.train.loop import Run, train
+from blip_jax.train.state import Task
+
+log = logging.getLogger(__name__)
+
+TASKS = ("pretrain", "caption", "retrieval")
+
+
+def run_training(config: ConfigDict, workdir: Path) -> Path:
+    """What `config` (see configs/pretrain.py) asks for; returns the model folder.
+
+    Raises:
+      ValueError: a source, a size or a task that does not fit, named.
+      FileNotFoundError: data or weights that are not there.
+    """
+    tokenizer = Tokenizer.from_source(config.tokenizer)
+    model = model_config(config.model, tokenizer)
+    task = make_task(config.task, Blip(model), config.run)
+    sources = open_sources(config.sources)
+
+    def start() -> Params:
+        return initial_params(model, config.run.seed, config.init)
+
+    fit(Run(workdir, config.task, config.run), task, sources, tokenizer, model, start)
+    return workdir / "model"
+
+
+def make_task(name: str, blip: Blip, settings: ConfigDict) -> Task:
+    """The objective of a name, with `settings.objective` where it is contrastive.
+
+    Raises:
+      ValueError: no such task.
+    """
+    if name == "caption":
+        return Caption(blip)
+    if name not in TASKS:
+        raise ValueError(f"task is {name!r}; expected one of {', '.join(TASKS)}")
+    contrastive = Contrastive(blip, **settings.objective.to_dict())
+    return Pretrain(contrastive) if name == "pretrain" else Retrieval(contrastive)
+
+
+def model_config(model: ConfigDict, tokenizer: Tokenizer) -> BlipConfig:
+    """The config of a model that reads with `tokenizer`: its size and its special tokens."""
+    config = BlipConfig.from_dict(model.to_dict())
+    text = dataclasses.replace(config.text, vocab_size=tokenizer.vocab_size)
+    return with_tokenizer(dataclasses.replace(config, text=text), tokenizer)
+
+
+def initial_params(config: BlipConfig, seed: int, init: ConfigDict) -> Params:
+    """Random parameters, with the pretrained towers that `init` names put in."""
+    params = jax.device_get(jax.jit(Blip(config).init)(jax.random.key(seed)))
+    return initialise(params, init.vision, init.text)
+
+
+def open_sources(sources: ConfigDict) -> list[Source]:
+    """The sources that have a place; see configs/pretrain.py.
+
+    Raises:
+      ValueError: none has.
+    """
+    opened = [
+        Source(open_records(s.place, s.image_root), s.weight or None, s.parts)
+        for s in sources.values()
+        if s.place
+    ]
+    if not opened:
+        names = ", ".join(f"sources.{name}.place" for name in sources)
+        raise ValueError(f"no data: give at least one of {names}")
+    return opened
+
+
+def open_records(place: str, image_root: str) -> Sequence[Record]:
+    """Records with random access: ArrayRecord files, or one of BLIP's JSON lists.
+
+    Raises:
+      FileNotFoundError: nothing is there.
+      ValueError: another format, which `blip-jax data convert` carries over.
+    """
+    if place.endswith(".json"):
+        return read_json(place, image_root or None)
+    is_pattern = any(c in place for c in "*?[{")
+    files = storage.matching(place) if is_pattern else storage.list_files(place)
+    if found := storage.with_suffix(files, *SUFFIXES):
+        return ArrayRecords(found)
+    raise ValueError(
+        f"{place}: expected a .json list, or a folder or pattern of ArrayRecord files; "
+        "`blip-jax data convert` makes them of other data"
+    )
+
+
+def fit(
+    run: Run,
+    task: Task,
+    data: Records | Sequence[Source],
+    tokenizer: Tokenizer,
+    config: BlipConfig,
+    start: Callable[[], Params],
+) -> Model:
+    """Trains a model into `run.folder`/model, or opens it where it is already finished."""
+    path = run.folder / "model"
+    if path.exists():
+        return load(path)
+    settings, skips = run.config, Skips()
+    batches = train_dataset(
+        data,
+        tokenizer,
+        ImageTextOptions(image_size=config.vision.image_size, **settings.data.to_dict()),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        skips=skips,
+    )
+    params = train(run, task, start(), batches)
+    if skips.counts:
+        log.warning("%s: not used whole: %s", run.name, dict(skips.counts))
+    if is_first():
+        save(Model(params, config, tokenizer), path)
+    wait_for_all(run.name)
+    return load(path)
+
+
+def wait_for_all(name: str) -> Any:
+    """Returns when every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
