@@ -64,7 +64,10 @@ def table(results: list[dict[str, dict[str, float]]]) -> str:
 
 
 def gain(results: list[dict[str, dict[str, float]]], column: str) -> str:
-    """How much "both" is above "none", world by world, and whether that exceeds the spread."""
+    """How much "both" is above "none", world by world, and whether that exceeds the spread.
+
+    The rows of a world share its start and its data, so the gains have a spread of their own.
+    """
     gains = [100 * (seed["both"][column] - seed["none"][column]) for seed in results]
     spread = max(
         np.std([100 * seed[name][column] for seed in results], ddof=min(1, len(results) - 1))
@@ -72,7 +75,11 @@ def gain(results: list[dict[str, dict[str, float]]], column: str) -> str:
     )
     verdict = "more" if np.mean(gains) > spread else "not more"
     each = ", ".join(f"{g:+.1f}" for g in gains)
-    return f"{column}: {np.mean(gains):+.1f} ({each}), {verdict} than the spread {spread:.1f}"
+    own = np.std(gains, ddof=min(1, len(gains) - 1))
+    return (
+        f"{column}: {np.mean(gains):+.1f} ± {own:.1f} ({each}), "
+        f"{verdict} than the spread of the rows {spread:.1f}"
+    )
 
 
 def main() -> None:

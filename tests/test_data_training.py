@@ -121,11 +121,11 @@ def test_hosts_share_and_resume_on_another_number(tmp_path, tokenizer):
             for i in range(count)
         ]
         for name in ("uid_hash", "image"):
-            joined = np.stack([np.concatenate([b[name] for b in host]) for host in hosts], 1)
-            flat = np.concatenate([b[name] for b in whole])
-            np.testing.assert_array_equal(joined.reshape(flat.shape), flat)
-        seen = [np.concatenate([b["uid_hash"] for b in host])[: 20 // count] for host in hosts]
-        assert len(set(np.concatenate(seen))) == 20  # one epoch, and nothing twice
+            batches = zip(*hosts, strict=True)
+            joined = [np.concatenate([part[name] for part in parts]) for parts in batches]
+            np.testing.assert_array_equal(joined, [b[name] for b in whole])
+        rows = np.concatenate([b["uid_hash"] for b in whole])
+        assert len(set(rows[:20])) == 20  # one epoch, and nothing twice
     two = stream_of(files, tokenizer, process_count=2)
     take(two, 3)
     state = json.loads(json.dumps(two.get_state()))

@@ -46,7 +46,8 @@ def train_dataset(
     """Endless batches of this process's rows, freshly shuffled every epoch.
 
     The order and the augmentation of the whole stream depend on `seed` alone; process p reads
-    its rows p, p + process_count, ... One text is drawn for a record each time it comes up.
+    the p-th of process_count equal parts of every batch, so that the whole batch is the same
+    for any number of them. One text is drawn for a record each time it comes up.
     The iterator's get_state and set_state resume the stream exactly. A record whose image
     cannot be read is left out, counted in `skips` and logged once.
 
@@ -85,7 +86,7 @@ def train_dataset(
     reader = ExampleReader(options, skips, total // max(workers, 1))
     # Slicing the endless stream, not the records, keeps processes in the same epoch.
     rows = mixture(sources, seed).seed(seed).random_map(reader)
-    rows = rows.slice(slice(process_index, None, process_count))
+    rows = _Share(rows, local_size, process_index, process_count)
     threads = 0 if workers else threads
     read_options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(threads, 2 * local_size)
@@ -100,6 +101,23 @@ def train_dataset(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker
         )
     return batches.map(partial(_receive, skips=skips))
+
+
+class _Share(grain.MapDataset):
+    """Of every `count` blocks of `rows` rows the one with number `index`."""
+
+    def __init__(self, parent: grain.MapDataset, rows: int, index: int, count: int):
+        super().__init__(parent)
+        self._rows, self._index, self._count = rows, index, count
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        block, row = divmod(index, self._rows)
+        return self._parent[(block * self._count + self._index) * self._rows + row]
 
 
 def move_state(state: dict[str, int], process_count: int, new_process_count: int) -> dict[str, int]:
