@@ -100,7 +100,7 @@ def run_bootstrap(argv: list[str]) -> None:
     compilation_cache()
     from blip_jax.bootstrap.stages import bootstrap
 
-    print(f"report: {bootstrap(config, workdir)}")
+    print(f"report: {bootstrap(config, Path(workdir))}")
 
 
 def run_train(argv: list[str]) -> None:
@@ -112,7 +112,7 @@ def run_train(argv: list[str]) -> None:
     join_hosts()
     from blip_jax.training import run_training
 
-    print(f"model: {run_training(config, workdir.absolute())}")
+    print(f"model: {run_training(config, workdir)}")
 
 
 def run_goodput(argv: list[str]) -> None:
@@ -146,7 +146,7 @@ def run_data(argv: list[str]) -> None:
     run(argv)
 
 
-def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:
+def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:
     """--config, its overrides and --workdir.
 
     Raises:
@@ -172,7 +172,7 @@ def parse_config(argv: list[str]) -> tuple[ConfigDict, Path]:
         raise UserError(f"unexpected argument {rest[0]!r}")
     if config is None or values.workdir is None:
         raise UserError("--config and --workdir are both needed")
-    return config, Path(values.workdir)
+    return config, values.workdir
 
 
 def compilation_cache() -> None:

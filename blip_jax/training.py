@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tasks.retrieval import Retrieval
 from blip_jax.tokenizer import Tokenizer
+from blip_jax.train.folder import MODEL, RunFolder
 from blip_jax.train.hosts import is_first
 from blip_jax.train.loop import Run, train
 from blip_jax.train.state import Task
@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 TASKS = ("pretrain", "caption", "retrieval")
 
 
-def run_training(config: ConfigDict, workdir: Path) -> Path:
-    """What `config` (see configs/pretrain.py) asks for; returns the model folder.
+def run_training(config: ConfigDict, workdir: str) -> str:
+    """What `config` (see configs/pretrain.py) asks for; returns where the model folder is.
+
+    `workdir` is a folder on disk or an address in a bucket, gs:// or s3://.
 
     Raises:
       ValueError: a source, a size or a task that does not fit, named.
@@ -51,8 +53,9 @@ def run_training(config: ConfigDict, workdir: Path) -> Path:
     def start() -> Params:
         return initial_params(model, config.run.seed, config.init)
 
-    fit(Run(workdir, config.task, config.run), task, sources, tokenizer, model, start)
-    return workdir / "model"
+    run = Run(RunFolder(workdir), config.task, config.run)
+    fit(run, task, sources, tokenizer, model, start)
+    return f"{workdir.rstrip('/')}/{MODEL}"
 
 
 def make_task(name: str, blip: Blip, settings: ConfigDict) -> Task:
@@ -126,8 +129,8 @@ def fit(
     config: BlipConfig,
     start: Callable[[], Params],
 ) -> Model:
-    """Trains a model into `run.folder`/model, or opens it where it is already finished."""
-    path = run.folder / "model"
+    """Trains a model into the run's folder, or opens it where it is already finished."""
+    path = run.folder.local / MODEL
     if path.exists():
         return load(path)
     settings, skips = run.config, Skips()
@@ -144,10 +147,12 @@ def fit(
     params = train(run, task, start(), batches)
     if skips.counts:
         log.warning("%s: not used whole: %s", run.name, dict(skips.counts))
+    model = Model(params, config, tokenizer)
     if is_first():
-        save(Model(params, config, tokenizer), path)
+        save(model, path)
+        run.folder.publish()
     wait_for_all(run.name)
-    return load(path)
+    return model
 
 
 def wait_for_all(name: str) -> Any:

@@ -103,7 +103,7 @@ def test_the_workers_codes_add_up(states, code):
 
 
 TPU = "tpu up --project my-project --zone us-east5-b --accelerator v6e-8 --workdir gs://bucket/a"
-TRAIN = "-- train --config configs/demo.py"
+TRAIN = "-- train --config configs/pretrain.py"
 
 
 @pytest.mark.parametrize(

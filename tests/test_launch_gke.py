@@ -6,7 +6,7 @@ from cloud import Cloud
 FLAGS = "--accelerator v6e --topology 4x4 --slices 2 --poll 0 --workdir gs://bucket/runs/one"
 UP = ["gke", "up", "--name", "pretrain", *FLAGS.split(), "--image"]
 IMAGE = "us-docker.pkg.dev/my-project/blip/blip-jax"
-TRAIN = ["--", "train", "--config", "configs/demo.py"]
+TRAIN = ["--", "train", "--config", "configs/pretrain.py"]
 
 
 @pytest.fixture

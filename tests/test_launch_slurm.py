@@ -17,7 +17,7 @@ def up(cloud, *more):
     worker = cloud.bin / "worker"
     (cloud.bin / "uv").write_text((worker / "uv").read_text())
     (cloud.bin / "uv").chmod(0o755)
-    return cloud.launch("slurm", "up", *flags, "--", "train", "--config", "configs/demo.py")
+    return cloud.launch("slurm", "up", *flags, "--", "train", "--config", "configs/pretrain.py")
 
 
 def names(cloud):
@@ -29,7 +29,7 @@ def test_code_environment_and_script_are_there_before_it_is_submitted(cloud):
     assert done.returncode == 0, done.stderr
     place = cloud.state.parent / "shared/launch/pretrain"
     assert cloud.calls()[-1] == ["sbatch", f"{place}/job.sh"]
-    assert (place / "code/configs/demo.py").exists() and (place / "code/.venv/bin").is_dir()
+    assert (place / "code/configs/pretrain.py").exists() and (place / "code/.venv/bin").is_dir()
     assert (place / "logs").is_dir()
 
 
@@ -48,7 +48,7 @@ def test_only_what_was_saved_is_queued_again(cloud, code, restarts, ends_with, q
     srun = next(call for call in cloud.calls() if call[0] == "srun")
     workdir = f"--workdir={cloud.state.parent}/shared"
     at = srun.index(".venv/bin/blip-jax")
-    assert srun[at + 1 :] == ["train", "--config", "configs/demo.py", workdir]
+    assert srun[at + 1 :] == ["train", "--config", "configs/pretrain.py", workdir]
 
 
 def test_a_name_that_is_queued_is_not_submitted_twice(cloud, monkeypatch):

@@ -10,7 +10,7 @@ from cloud import SECRET, Cloud
 
 CLOUD = ["--name", "one", "--project", "my-project", "--zone", "us-east5-b"]
 FLAGS = ["--accelerator", "v6e-8", "--workdir", "gs://bucket/runs/one", "--poll", "0"]
-TRAIN = ["--", "train", "--config", "configs/demo.py", "--config.prompt=it's $HOME"]
+TRAIN = ["--", "train", "--config", "configs/pretrain.py", "--config.prompt=it's $HOME"]
 DONE = {"request": ["ACTIVE"], "slices": [["READY"]], "exit_codes": [[0, 0]]}
 
 
@@ -34,11 +34,11 @@ def test_ready_runs_on_every_worker_and_deletes_the_machines(cloud):
     assert [home.name for home in homes] == ["one-w-0", "one-w-1"]
     for home in homes:
         assert (home / "arguments").read_text().splitlines() == [
-            "train", "--config", "configs/demo.py", "--config.prompt=it's $HOME",
+            "train", "--config", "configs/pretrain.py", "--config.prompt=it's $HOME",
             "--workdir=gs://bucket/runs/one",
         ]  # fmt: skip
         assert "BLIP_JAX_DISTRIBUTED=1\n" in (home / "environment").read_text()
-        assert (home / "blip_jax-one/code/configs/demo.py").read_text() == "# a config\n"
+        assert (home / "blip_jax-one/code/configs/pretrain.py").read_text() == "# a config\n"
         assert (home / "blip_jax-one/log").read_text() == "the job says hello\n"
         assert SECRET not in (home / "one.sh").read_text()
     uploads = [call[-1] for call in cloud.calls() if call[1] == "storage"]

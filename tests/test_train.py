@@ -19,6 +19,7 @@ from blip_jax.models.blip import Blip
 from blip_jax.tasks.caption import Caption
 from blip_jax.tasks.contrastive import enqueue
 from blip_jax.train import loop
+from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import goodput, read_goodput, table
 from blip_jax.train.loop import DivergedError, Run, train
 from blip_jax.train.mesh import make_mesh, put_batch, shardings
@@ -32,6 +33,10 @@ def one_device(monkeypatch):
     """Programs for one device compile in half the time."""
     one = functools.partial(make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(loop, "make_mesh", one)
+
+
+def run_in(folder, name, config):
+    return Run(RunFolder(str(folder)), name, config)
 
 
 def dataset():
@@ -138,7 +143,7 @@ def test_without_a_queue_only_the_batch_is_compared(tmp_path, one_device):
     task = pretraining(queue_size=0)
     assert set(task.init_memory(init_params())) == {"teacher"}
     data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
-    train(Run(tmp_path, "x", settings(steps=3)), task, init_params(), data)
+    train(run_in(tmp_path, "x", settings(steps=3)), task, init_params(), data)
     # Eight candidates and a blind start: ln 8 nats, were the others from a queue it would be more.
     assert read_metrics(tmp_path)[0]["loss_itc"] < 3.0
 
@@ -162,7 +167,7 @@ class Killed(Exception):
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device):
     task = pretraining()
-    whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+    whole = train(run_in(tmp_path / "a", "a", settings()), task, init_params(), dataset())
 
     class DyingCheckpoints(loop.Checkpoints):
         def save(self, step, state, data, now=False):
@@ -170,7 +175,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
             if step == 5:
                 raise Killed
 
-    run = Run(tmp_path / "b", "b", settings())
+    run = run_in(tmp_path / "b", "b", settings())
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Checkpoints", DyingCheckpoints)
         with pytest.raises(Killed):
@@ -216,7 +221,7 @@ def test_a_batch_in_parts_moves_the_teacher_once_and_fills_the_queue():
 
 def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, one_device):
     task = pretraining()
-    whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+    whole = train(run_in(tmp_path / "a", "a", settings()), task, init_params(), dataset())
 
     def killer(i):
         if i == killer.at:
@@ -227,7 +232,7 @@ def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, o
     killer.at = ids[2]
     deadly = grain.MapDataset.range(0, 1000).seed(1).shuffle().map(killer)
     deadly = deadly.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    run = Run(tmp_path / "b", "b", settings(checkpoint_every=100))
+    run = run_in(tmp_path / "b", "b", settings(checkpoint_every=100))
     with pytest.raises(Stopped, match="b stopped after step 3, which is saved"):
         train(run, task, init_params(), deadly)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -237,6 +242,24 @@ def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, o
     assert [launch[1]["step"] for launch in launches] == [0, 3]
     seconds = goodput(launches)
     assert seconds["compile"] > 0 and seconds["down"] >= 0 and "lost" not in seconds
+
+
+def test_a_run_in_a_bucket_keeps_its_small_files_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    folder = RunFolder("memory://bucket/run/")
+    assert folder.checkpoints == "memory://bucket/run/checkpoints"
+    (folder.local / "metrics.jsonl").write_text("1\n")
+    (folder.local / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder.local / "model" / name).write_text(name)
+    folder.publish()
+    (folder.local / "metrics.jsonl").write_text("lost with its machine")
+    (folder.local / "model/config.json").unlink()
+    again = RunFolder("memory://bucket/run")
+    assert again.local == folder.local
+    assert (again.local / "metrics.jsonl").read_text() == "1\n"
+    assert (again.local / "model/config.json").read_text() == "config.json"
+    assert RunFolder(str(tmp_path)).local == tmp_path
 
 
 def test_time_of_steps_done_again_is_lost():
@@ -257,7 +280,7 @@ def test_losses_fall_on_what_can_be_learnt(tmp_path, one_device):
     config = settings(steps=40, checkpoint_every=1000)
     config.optimizer.lr = 5e-3
     task = pretraining(queue_size=0)
-    train(Run(tmp_path, "x", config), task, init_params(), data)
+    train(run_in(tmp_path, "x", config), task, init_params(), data)
     rows = read_metrics(tmp_path)
     for name in ("loss_itc", "loss_lm"):
         assert rows[-1][name] < rows[0][name] - 0.3
@@ -267,11 +290,11 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, one_devi
     params = init_params()
     params["temperature"] = np.float32(np.nan)
     with pytest.raises(DivergedError, match="at step 1"):
-        train(Run(tmp_path, "x", settings()), pretraining(), params, dataset())
+        train(run_in(tmp_path, "x", settings()), pretraining(), params, dataset())
 
 
 def test_batches_that_do_not_divide_are_refused(tmp_path):
-    run = Run(tmp_path, "x", settings(mesh={"data": 8, "fsdp": 1, "tensor": 1}, batch_size=12))
+    run = run_in(tmp_path, "x", settings(mesh={"data": 8, "fsdp": 1, "tensor": 1}, batch_size=12))
     with pytest.raises(
         ValueError, match="batch_size 12 in 1 part.s. does not divide over the 8 devices"
     ):
@@ -292,7 +315,7 @@ def test_a_factor_of_zero_freezes_what_its_pattern_finds(tmp_path, one_device):
     start = init_params()
     config = settings(2)
     config.optimizer.multipliers = {"^vision/": 0, "^itm_head": 1.0}
-    end = train(Run(tmp_path, "pretrain", config), pretraining(), start, dataset())
+    end = train(run_in(tmp_path, "pretrain", config), pretraining(), start, dataset())
     jax.tree.map(np.testing.assert_array_equal, end["vision"], start["vision"])
     assert not np.array_equal(end["vision_proj"]["kernel"], start["vision_proj"]["kernel"])
     trained, still = split(start, ("^vision/",))

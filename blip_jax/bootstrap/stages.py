@@ -35,6 +35,7 @@ from blip_jax.model import CaptionOptions, Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks import caption, retrieval
 from blip_jax.tokenizer import Tokenizer
+from blip_jax.train.folder import RunFolder
 from blip_jax.train.loop import Run
 from blip_jax.train.state import Task
 from blip_jax.training import fit, initial_params, make_task, model_config
@@ -61,7 +62,7 @@ class Loop:
         start: Callable[[], Params],
     ) -> Model:
         """Trains one model of the loop, or opens it where it is already finished."""
-        run = Run(self.workdir / name, name, settings)
+        run = Run(RunFolder(str(self.workdir / name)), name, settings)
         return fit(run, task, records, self.tokenizer, self.model_config, start)
 
     def initial_params(self) -> Params:

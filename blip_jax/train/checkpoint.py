@@ -1,6 +1,5 @@
 """Run checkpoints: state and data iterator together, through Orbax."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,10 +15,10 @@ class Checkpoints:
     Use as a context manager: leaving it waits for what is still being written.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int, batch_size: int) -> None:
+    def __init__(self, folder: str, every: int, keep: int, batch_size: int) -> None:
         policies = ocp.training.save_decision_policies
         self._checkpointer = ocp.training.Checkpointer(
-            Path(folder).absolute(),
+            folder,
             save_decision_policy=policies.FixedIntervalPolicy(every),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )

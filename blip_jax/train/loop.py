@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from blip_jax.errors import Stopped
 from blip_jax.models.blip import Params
 from blip_jax.models.layers import BATCH_AXES
 from blip_jax.train.checkpoint import Checkpoints
+from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import Goodput
 from blip_jax.train.hosts import StopSignal, is_first
 from blip_jax.train.mesh import make_mesh, put_batch
@@ -28,7 +28,7 @@ from blip_jax.train.state import Task, init_state, make_train_step
 class Run:
     """Where a run lives, how it is named on the progress bar, and its settings."""
 
-    folder: Path
+    folder: RunFolder
     name: str
     config: ConfigDict  # as `train_settings`
 
@@ -63,10 +63,10 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
     optimizer = make_optimizer(config.optimizer, config.steps)
     rate = schedule(config.optimizer, config.steps)
     still = frozen(config.optimizer.multipliers)
-    writer = MetricWriter(run.folder, enabled=is_first())
-    goodput = Goodput(run.folder, enabled=is_first())
+    writer = MetricWriter(run.folder.local, enabled=is_first())
+    goodput = Goodput(run.folder.local, enabled=is_first())
     checkpoints = Checkpoints(
-        run.folder / "checkpoints", config.checkpoint_every, config.keep, config.batch_size
+        run.folder.checkpoints, config.checkpoint_every, config.keep, config.batch_size
     )
     with jax.set_mesh(mesh), checkpoints, StopSignal() as stop:
         with goodput.spent_on("setup"):
@@ -110,6 +110,7 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
                     check_finite(recent)
                     report(writer, bar, *pending)
                     goodput.report(step)
+                    publish(run)
                     pending = None
                 recent[step + 1] = metrics["loss"]
                 if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
@@ -128,7 +129,14 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
             checkpoints.save(config.steps, state, iterator)
         goodput.report(config.steps)
     writer.close()
+    publish(run)
     return on_host(state.params)
+
+
+def publish(run: Run) -> None:
+    """The first process's files are the run's."""
+    if is_first():
+        run.folder.publish()
 
 
 def on_host(params: Params) -> Params:

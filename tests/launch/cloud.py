@@ -22,7 +22,7 @@ class Cloud:
             ROOT / "launch", self.repo / "launch", ignore=shutil.ignore_patterns("__pycache__")
         )
         (self.repo / "configs").mkdir()
-        (self.repo / "configs/demo.py").write_text("# a config\n")
+        (self.repo / "configs/pretrain.py").write_text("# a config\n")
         (self.repo / "pyproject.toml").write_text("[project]\n")
         (self.repo / ".gitignore").write_text("runs/\n__pycache__/\n")
         self.git("init", "--quiet")

@@ -8,7 +8,7 @@ from unittest import mock
 from launch import cli, source
 
 FOLDER = Path(__file__).parent / "golden"
-TRAIN = "-- train --config configs/demo.py"
+TRAIN = "-- train --config configs/pretrain.py"
 CLOUD = "--name pretrain --project my-project --zone us-east5-b"
 IMAGE = "--image us-docker.pkg.dev/my-project/blip/blip-jax"
 # Every flag is in one of them.

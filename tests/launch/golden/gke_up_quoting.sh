@@ -55,7 +55,7 @@ spec:
                   args:
                     - "train"
                     - "--config"
-                    - "configs/demo.py"
+                    - "configs/pretrain.py"
                     - "--config.prompt=it's \"a\" $(picture) of `x` & \\n; #1: {{y}} é"
                     - "--workdir=gs://bucket/runs/one"
                   env:

@@ -56,7 +56,7 @@ spec:
                   args:
                     - "train"
                     - "--config"
-                    - "configs/demo.py"
+                    - "configs/pretrain.py"
                     - "--workdir=gs://bucket/runs/one"
                   env:
                     - name: BLIP_JAX_DISTRIBUTED

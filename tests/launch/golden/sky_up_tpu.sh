@@ -24,6 +24,6 @@ setup: |
 run: |
   export BLIP_JAX_DISTRIBUTED=1
   export JAX_COMPILATION_CACHE_DIR=gs://bucket/runs/one/xla
-  exec .venv/bin/blip-jax train --config configs/demo.py --workdir=gs://bucket/runs/one
+  exec .venv/bin/blip-jax train --config configs/pretrain.py --workdir=gs://bucket/runs/one
 END_OF_FILE
 sky jobs launch --yes --detach-run --name=pretrain runs/launch/pretrain/sky.yaml

@@ -32,7 +32,7 @@ export JAX_COMPILATION_CACHE_DIR=/shared/one/xla
 code=0
 # shellcheck disable=SC2016  # the arguments are as they were given
 srun --wait=120 --open-mode=append --output=/shared/one/launch/pretrain/logs/task-%t.log \
-  .venv/bin/blip-jax train --config configs/demo.py --workdir=/shared/one || code=$?
+  .venv/bin/blip-jax train --config configs/pretrain.py --workdir=/shared/one || code=$?
 
 if [[ $code -eq 42 ]]; then
   if [[ ${SLURM_RESTART_COUNT:-0} -lt 20 ]]; then

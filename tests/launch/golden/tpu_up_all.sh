@@ -29,7 +29,7 @@ run() { # the job itself; the exit code is written last, since the machine goes 
   export BLIP_JAX_DISTRIBUTED=1
   export JAX_COMPILATION_CACHE_DIR=gs://bucket/runs/one/xla
   # shellcheck disable=SC2016  # the arguments are as they were given
-  .venv/bin/blip-jax train --config configs/demo.py:smoke --config.pretrain.steps=7 --workdir=gs://bucket/runs/one &
+  .venv/bin/blip-jax train --config configs/pretrain.py:smoke --config.pretrain.steps=7 --workdir=gs://bucket/runs/one &
   child=$!
   trap 'kill -TERM "$child" 2>/dev/null || true' TERM
   code=0
