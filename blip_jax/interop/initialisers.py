@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from blip_jax.interop.archive import open_archive
 from blip_jax.interop.names import EMBEDDINGS, MLP, SELF_ATTENTION, Reader, State, to_torch
+from blip_jax.interop.report import listed
 from blip_jax.interop.torch_file import read_torch
 from blip_jax.models.blip import Params
 from blip_jax.models.vit import resize_positions
@@ -44,10 +44,7 @@ def read_tensors(path: str | Path) -> State:
     if path.suffix == ".npz":
         return read_npz(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        return read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin"):
         content = read_torch(path)
         state = content.get("model", content) if isinstance(content, dict) else None
@@ -62,6 +59,21 @@ def is_state(value: Any) -> TypeGuard[State]:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(leaf, np.ndarray) for name, leaf in value.items()
     )
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of a .safetensors; the file is mapped anew for each, and so never twice there."""
+    try:
+        with safe_open(path, "numpy") as file:
+            names = list(file.keys())
+        return {name: read_one(path, name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def read_one(path: Path, name: str) -> np.ndarray:
+    with safe_open(path, "numpy") as file:
+        return file.get_tensor(name)
 
 
 def read_npz(path: Path) -> State:
@@ -173,9 +185,9 @@ def named(source: str, read: Any) -> Params:
 
 def check_shapes(tree: Params, like: Params, source: str, path: str = "") -> None:
     """Raises ValueError that names every leaf that does not fit."""
-    wrong = list(mismatches(tree, like, path))
+    wrong = listed(mismatches(tree, like, path))
     if wrong:
-        raise ValueError(f"{source} does not fit the model: {'; '.join(wrong)}")
+        raise ValueError(f"{source} does not fit the model: {wrong}")
 
 
 def mismatches(tree: Params, like: Params, path: str) -> Any:
