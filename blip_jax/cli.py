@@ -1,4 +1,7 @@
-"""One console script, `blip-jax`. Exit codes: 0 done, 1 the job failed, 2 the user's mistake."""
+"""One console script, `blip-jax`.
+
+Exit codes: 0 done, 1 the job failed, 2 the user's mistake, 42 stopped by SIGTERM after saving.
+"""
 
 import difflib
 import functools
@@ -11,12 +14,16 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from blip_jax.errors import Stopped
+
 USAGE = """usage: blip-jax COMMAND [flags]
 
   bootstrap --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
-      the first pre-training alone
+      one run of training, on every device of every process there is
+  goodput DIR
+      where the time of a run in DIR went, over all its launches
   caption --model M IMAGE... [--method=beam|nucleus|greedy] [--prompt=TEXT] [--num_captions=N]
   answer  --model M IMAGE... --question=TEXT [--candidates=FILE] [--top_n=N]
   match   --model M IMAGE... --text=TEXT [--text=TEXT ...]
@@ -25,6 +32,11 @@ USAGE = """usage: blip-jax COMMAND [flags]
       M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
   convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
       carry weights to another project, and tell what became of each tensor
+  data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
+  data convert PLACE TARGET --to array_record|webdataset [--processes=N]
+  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
+  data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
+      image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -50,6 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     except (RuntimeError, OSError) as error:
         print(f"blip-jax: {error}", file=sys.stderr)
         sys.exit(1)
+    except Stopped as stopped:
+        print(f"blip-jax: {stopped}; the same command carries on", file=sys.stderr)
+        sys.exit(42)
     except KeyboardInterrupt:
         print("blip-jax: stopped; the same command carries on", file=sys.stderr)
         sys.exit(130)
@@ -63,7 +78,9 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "goodput": run_goodput,
         "convert": run_convert,
+        "data": run_data,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -97,6 +114,15 @@ def run_train(argv: list[str]) -> None:
     print(f"model: {workdir / 'round0/pretrain/model'}")
 
 
+def run_goodput(argv: list[str]) -> None:
+    """blip-jax goodput."""
+    from blip_jax.train.goodput import goodput, read_goodput, table
+
+    if len(argv) != 1:
+        raise UserError("goodput takes one folder, that of a run")
+    print(table(goodput(read_goodput(Path(argv[0])))))
+
+
 def run_images(name: str, argv: list[str]) -> None:
     """blip-jax caption, answer, match, embed."""
     compilation_cache()
@@ -108,6 +134,13 @@ def run_images(name: str, argv: list[str]) -> None:
 def run_convert(argv: list[str]) -> None:
     """blip-jax convert."""
     from blip_jax.cli_convert import run
+
+    run(argv)
+
+
+def run_data(argv: list[str]) -> None:
+    """blip-jax data check, convert, bench."""
+    from blip_jax.cli_data import run
 
     run(argv)
 

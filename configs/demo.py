@@ -8,6 +8,8 @@ runs every stage in about a minute and learns nothing.
 
 from ml_collections import ConfigDict
 
+from blip_jax.train.settings import train_settings
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """Settings of `blip-jax bootstrap`. Lengths in tokens, sizes in pixels, steps of a batch."""
@@ -100,29 +102,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def stage(steps: int, batch_size: int, lr: float) -> ConfigDict:
     """Settings of one training run."""
-    return ConfigDict(
-        {
-            "steps": steps,
-            "batch_size": batch_size,
-            "seed": 0,
-            "log_every": 10,
-            "checkpoint_every": 100,
-            "optimizer": {
-                "lr": lr,
-                "min_lr": 1e-5,
-                "warmup_steps": steps // 10,
-                "decay": "cosine",
-                "b2": 0.99,
-                "weight_decay": 0.05,
-                "clip_norm": 1.0,
-                "multipliers": {"^temperature$": 0.02},  # it would race ahead at this rate
-            },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "data": {
-                "max_tokens": 17,
-                "crop_scale": (1.0, 1.0),  # positions are part of the truth here: no crop, no flip
-                "flip": False,
-                "randaugment": False,
-            },
-        }
-    )
+    config = train_settings(steps=steps, batch_size=batch_size, lr=lr)
+    config.optimizer.min_lr = 1e-5
+    config.optimizer.b2 = 0.99
+    config.optimizer.multipliers["^temperature$"] = 0.02  # it would race ahead at this rate
+    config.data.max_tokens = 17
+    # Positions are part of the truth here: no crop, no flip.
+    config.data.update({"crop_scale": (1.0, 1.0), "flip": False, "randaugment": False})
+    return config

@@ -98,9 +98,9 @@ def imports(path):
 
 
 ORDER = [  # a room may import itself and those to its right
-    "cli", "cli_images", "cli_convert", "bootstrap", "capfilt", "tasks", "train", "model",
-    "interop", "inference", "generation", "losses", "models", "data", "tokenizer", "metrics",
-    "files", "catalogue", "config",
+    "cli", "cli_images", "cli_convert", "cli_data", "bootstrap", "capfilt", "tasks", "train",
+    "model", "interop", "inference", "generation", "losses", "models", "data", "tokenizer",
+    "metrics", "files", "catalogue", "config",
 ]  # fmt: skip
 
 

@@ -45,7 +45,9 @@ def step(shared):
         "attention_mask": jnp.asarray(arrays["attention_mask"], jnp.int32),
         "image_index": jnp.arange(2, dtype=jnp.int32),
     }
-    loss = jax.value_and_grad(Pretrain(contrastive).loss, has_aux=True)
+    task = Pretrain(contrastive)
+    memory = jax.jit(task.begin)(params, memory)
+    loss = jax.value_and_grad(task.loss, has_aux=True)
     (_, (memory, metrics)), grads = jax.jit(loss)(
         params, memory, batch, jax.random.key(0), jnp.float32(1)
     )

@@ -1,7 +1,10 @@
 """Training: devices, killing and resuming, queues and teacher, and what it refuses."""
 
+import dataclasses
 import functools
 import json
+import os
+import signal
 
 import grain
 import jax
@@ -9,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import batch, init_params, pretraining, settings
+from tiny import CONFIG, batch, init_params, pretraining, settings
 
+from blip_jax.errors import Stopped
+from blip_jax.models.blip import Blip
+from blip_jax.tasks.caption import Caption
 from blip_jax.tasks.contrastive import enqueue
 from blip_jax.train import loop
+from blip_jax.train.goodput import goodput, read_goodput, table
 from blip_jax.train.loop import DivergedError, Run, train
 from blip_jax.train.mesh import make_mesh, put_batch, shardings
 from blip_jax.train.metrics import read_metrics
 from blip_jax.train.optimizer import decayed, make_optimizer, schedule
-from blip_jax.train.state import init_state, make_train_step
+from blip_jax.train.state import init_state, joined, make_train_step, split
 
 
 @pytest.fixture
@@ -90,15 +97,23 @@ def test_queue_is_first_in_first_out_for_any_length():
         assert int(queue["count"]) == 4 * rows
 
 
+def step_of(task, params, memory):
+    def step(params, memory, rows):
+        memory = task.begin(params, memory)
+        return task.loss(params, memory, rows, jax.random.key(0), jnp.int32(0))[1][0]
+
+    return jax.jit(step)(params, memory, batch(0))
+
+
 def test_teacher_moves_by_an_exponential_average_before_its_features_are_taken():
     task, params = pretraining(momentum=0.9), init_params()
     memory = task.init_memory(init_params(1))
-    _, (after, _) = jax.jit(task.loss)(params, memory, batch(0), jax.random.key(0), jnp.int32(0))
+    after = step_of(task, params, memory)
     for name in ("vision_proj", "text_proj"):
         expected = 0.9 * memory["teacher"][name]["kernel"] + 0.1 * params[name]["kernel"]
         np.testing.assert_allclose(after["teacher"][name]["kernel"], expected, atol=1e-6)
     still = pretraining(momentum=1.0)
-    _, (frozen, _) = jax.jit(still.loss)(params, memory, batch(0), jax.random.key(0), jnp.int32(0))
+    frozen = step_of(still, params, memory)
     difference = np.abs(after["queue"]["image"][:8] - frozen["queue"]["image"][:8]).max()
     assert difference > 1e-4
 
@@ -150,8 +165,8 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
     whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
 
     class DyingCheckpoints(loop.Checkpoints):
-        def save(self, step, state, data):
-            super().save(step, state, data)
+        def save(self, step, state, data, now=False):
+            super().save(step, state, data, now)
             if step == 5:
                 raise Killed
 
@@ -164,6 +179,77 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     losses = [[row["loss"] for row in read_metrics(tmp_path / name)] for name in "ab"]
     assert losses[0] == losses[1] and len(losses[0]) == 6
+
+
+def test_a_batch_in_parts_moves_the_teacher_once_and_fills_the_queue():
+    """Where no row looks at another, the parts' mean is the whole batch's gradient."""
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    text = dataclasses.replace(CONFIG.text, dropout=0.0, attention_dropout=0.0)
+    task, states = Caption(Blip(dataclasses.replace(CONFIG, text=text))), []
+    for parts in (1, 4):
+        with jax.set_mesh(mesh):
+            optimizer = optax.sgd(0.1)
+            state = init_state(task, init_params(), optimizer, 0, mesh)
+            layout = jax.tree.map(lambda x: x.sharding, state)
+            step = make_train_step(task, optimizer, layout, mesh, accumulate=parts)
+            states.append(step(state, put_batch(batch(0), mesh))[0].params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *states)
+
+    task = pretraining(momentum=0.9)
+    with jax.set_mesh(mesh):
+        state = init_state(task, init_params(), optimizer, 0, mesh)
+        before = jax.device_get(state)
+        layout = jax.tree.map(lambda x: x.sharding, state)
+        step = make_train_step(task, optimizer, layout, mesh, accumulate=2)
+        after, metrics = step(state, put_batch(batch(0), mesh))
+    # The teacher started as the student's copy: one move leaves it there.
+    np.testing.assert_allclose(
+        after.memory["teacher"]["text_proj"]["kernel"],
+        before.params["text_proj"]["kernel"],
+        atol=1e-6,
+    )
+    assert int(after.memory["queue"]["count"]) == 8
+    indices = sorted(i for i in after.memory["queue"]["image_index"].tolist() if i >= 0)
+    assert indices == list(range(8))
+    assert np.isfinite(float(metrics["loss"]))
+
+
+def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, one_device):
+    task = pretraining()
+    whole = train(Run(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+
+    def killer(i):
+        if i == killer.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch(i)
+
+    ids = list(grain.MapDataset.range(0, 1000).seed(1).shuffle()[:3])
+    killer.at = ids[2]
+    deadly = grain.MapDataset.range(0, 1000).seed(1).shuffle().map(killer)
+    deadly = deadly.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    run = Run(tmp_path / "b", "b", settings(checkpoint_every=100))
+    with pytest.raises(Stopped, match="b stopped after step 3, which is saved"):
+        train(run, task, init_params(), deadly)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resumed = train(run, task, init_params(7), dataset())
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    launches = read_goodput(tmp_path / "b")
+    assert [launch[1]["step"] for launch in launches] == [0, 3]
+    seconds = goodput(launches)
+    assert seconds["compile"] > 0 and seconds["down"] >= 0 and "lost" not in seconds
+
+
+def test_time_of_steps_done_again_is_lost():
+    def row(end, done, **seconds):
+        return {"end": end, "step": done, "seconds": seconds}
+
+    launches = [
+        [{"start": 0.0}, row(1, 0, setup=1), row(5, 4, step=4), row(9, 8, step=3, data=1)],
+        [{"start": 20.0}, row(21, 4, restore=1), row(25, 8, step=4)],
+    ]
+    seconds = goodput(launches)
+    assert seconds == {"setup": 1, "step": 8, "lost": 3, "data": 1, "down": 11, "restore": 1}
+    assert "goodput" in table(seconds) and f"{100 * 8 / 25:.1f} %" in table(seconds)
 
 
 def test_losses_fall_on_what_can_be_learnt(tmp_path, one_device):
@@ -186,7 +272,9 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, one_devi
 
 def test_batches_that_do_not_divide_are_refused(tmp_path):
     run = Run(tmp_path, "x", settings(mesh={"data": 8, "fsdp": 1, "tensor": 1}, batch_size=12))
-    with pytest.raises(ValueError, match="batch_size 12 does not divide over the 8 devices"):
+    with pytest.raises(
+        ValueError, match="batch_size 12 in 1 part.s. does not divide over the 8 devices"
+    ):
         train(run, pretraining(), init_params(), dataset())
     with pytest.raises(ValueError, match="divide batch_size 10"):
         pretraining().check(10)
@@ -200,6 +288,23 @@ def test_metrics_survive_a_line_cut_by_a_kill(tmp_path):
     assert [row["loss"] for row in read_metrics(tmp_path)] == [3.0, 2.5]
 
 
+def test_a_factor_of_zero_freezes_what_its_pattern_finds(tmp_path, one_device):
+    start = init_params()
+    config = settings(2)
+    config.optimizer.multipliers = {"^vision/": 0, "^itm_head": 1.0}
+    end = train(Run(tmp_path, "pretrain", config), pretraining(), start, dataset())
+    jax.tree.map(np.testing.assert_array_equal, end["vision"], start["vision"])
+    assert not np.array_equal(end["vision_proj"]["kernel"], start["vision_proj"]["kernel"])
+    trained, still = split(start, ("^vision/",))
+    optimizer = make_optimizer(config.optimizer, 2)
+    assert len(jax.tree.leaves(still)) == len(jax.tree.leaves(start["vision"]))
+    jax.tree.map(np.testing.assert_array_equal, joined(trained, still), start)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    state = init_state(pretraining(), start, optimizer, 0, mesh, ("^vision/",))
+    moments = sum(x.ndim > 0 for x in jax.tree.leaves(state.opt_state))
+    assert moments == 2 * sum(x.ndim > 0 for x in jax.tree.leaves(trained))
+
+
 def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():
     config = settings().optimizer
     rate = schedule(config, 100)
@@ -211,5 +316,5 @@ def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():
     assert not mask["text"]["blocks"]["mlp"]["up"]["bias"]
     assert not mask["temperature"] and not mask["vision"]["positions"]
     config.decay = "sometimes"
-    with pytest.raises(ValueError, match="expected 'cosine' or 'constant'"):
+    with pytest.raises(ValueError, match="expected 'cosine', 'constant' or 'epoch'"):
         make_optimizer(config, 10)

@@ -12,6 +12,7 @@ from blip_jax.models.blip import Blip
 from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tokenizer import Tokenizer
+from blip_jax.train.settings import train_settings
 
 TEXT = dataclasses.replace(
     TINY.text, vocab_size=64, width=32, depth=2, mlp_width=64, dec_id=4, enc_id=5
@@ -63,22 +64,7 @@ def batch(seed: int, size: int = 8):
 
 
 def settings(steps: int = 6, **changes) -> ConfigDict:
-    config = {
-        "steps": steps,
-        "batch_size": 8,
-        "seed": 0,
-        "log_every": 1,
-        "checkpoint_every": 2,
-        "optimizer": {
-            "lr": 1e-3,
-            "min_lr": 1e-5,
-            "warmup_steps": 2,
-            "decay": "cosine",
-            "b2": 0.99,
-            "weight_decay": 0.05,
-            "clip_norm": 1.0,
-            "multipliers": {},
-        },
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-    }
-    return ConfigDict(config | changes)
+    config = train_settings(steps=steps, batch_size=8, lr=1e-3)
+    config.update({"log_every": 1, "checkpoint_every": 2, **changes})
+    config.optimizer.update({"min_lr": 1e-5, "warmup_steps": 2, "b2": 0.99})
+    return config

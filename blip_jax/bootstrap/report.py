@@ -290,10 +290,10 @@ def show_captions(captions: list[list[str]], sources: Sources) -> list[Card]:
     ]
 
 
-def picture(path: Path) -> dict[str, Any] | None:
+def picture(image_file: Path | str | bytes) -> dict[str, Any] | None:
     """An image as a data URI and whether its pixels are to stay sharp; None if unreadable."""
     try:
-        image = open_image(path)
+        image = open_image(image_file)
     except ImageError:
         return None
     buffer, sharp = io.BytesIO(), max(image.size) <= PIXEL_ART

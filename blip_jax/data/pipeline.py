@@ -4,84 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections import Counter
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from typing import Any, cast
 
 import grain
 import numpy as np
-from PIL import Image
+from absl import flags
 
-from blip_jax.data.augment import RandomAugment, random_flip, random_resized_crop
+from blip_jax.data.examples import Example, ExampleReader, ImageTextOptions, Skips
 from blip_jax.data.images import ImageError, open_image, resize_square, to_array
-from blip_jax.data.records import Record, Records
-from blip_jax.data.text import pre_caption, swap_left_right
+from blip_jax.data.mixture import Source, mixture
+from blip_jax.data.record import Record
 from blip_jax.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 # More threads than cores only fight over the interpreter.
 THREADS = min(16, os.cpu_count() or 1)
-MAX_UNREADABLE = 0.5
+_SKIPPED = "skipped"  # rides in a batch from its worker to `_receive`
 
-Batch = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class ImageTextOptions:
-    """How a record becomes a row of a batch.
-
-    Attributes:
-      image_size: side of the square image, in pixels.
-      max_tokens: token length T of every text, special tokens included.
-      flip: mirror half of the images, and exchange left and right in their captions.
-      randaugment: apply BLIP's RandomAugment(2, 5).
-      prompt: put before the cleaned caption, as it is.
-      crop_scale: bounds of the crop's share of the image's area.
-    """
-
-    image_size: int
-    max_tokens: int
-    flip: bool
-    randaugment: bool
-    prompt: str = ""
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-
-
-class Skips:
-    """What the pipeline could not use whole: `counts` by reason, each record once.
-
-    Reasons are unreadable_image and truncated_caption. Safe to share between threads.
-    """
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._seen: set[tuple[str, str]] = set()
-        self._lock = threading.Lock()
-
-    def add(self, reason: str, uid: str) -> bool:
-        """Counts the record, unless it was; True if it is new."""
-        with self._lock:
-            if (reason, uid) in self._seen:
-                return False
-            self._seen.add((reason, uid))
-            self.counts[reason] += 1
-            return True
-
-
-@dataclass(frozen=True)
-class _Example:
-    record: Record
-    image: np.ndarray
-    text: str
+Batch = dict[str, Any]
 
 
 def train_dataset(
-    records: Records,
+    data: Sequence[Record] | Sequence[Source],
     tokenizer: Tokenizer,
     options: ImageTextOptions,
     *,
@@ -90,19 +40,24 @@ def train_dataset(
     process_index: int = 0,
     process_count: int = 1,
     threads: int = THREADS,
+    workers: int = 0,
     skips: Skips | None = None,
 ) -> grain.IterDataset:
     """Endless batches of this process's rows, freshly shuffled every epoch.
 
     The order and the augmentation of the whole stream depend on `seed` alone; process p reads
-    its rows p, p + process_count, ... One caption is drawn for a record each time it comes up.
+    its rows p, p + process_count, ... One text is drawn for a record each time it comes up.
     The iterator's get_state and set_state resume the stream exactly. A record whose image
     cannot be read is left out, counted in `skips` and logged once.
 
     Args:
+      data: records, or sources that are mixed.
       batch_size: rows of the batch over all processes; each gets batch_size / process_count.
       seed: 0 to 2**32 - 1.
       threads: that decode images; 0 decodes in the caller's, fastest for tiny images.
+      workers: processes that load in the place of threads, for hosts whose cores one
+        interpreter cannot fill. A batch holds the rows of one worker, so another number of
+        them batches the same rows in another way.
 
     Returns:
       A dataset of dicts, with B = batch_size / process_count: image uint8 [B, S, S, 3];
@@ -120,20 +75,59 @@ def train_dataset(
         raise ValueError(
             f"batch_size {batch_size} cannot be shared equally by {process_count} processes."
         )
-    if len(records) < batch_size:
-        raise ValueError(f"{len(records)} records cannot fill one batch of {batch_size}.")
+    mixed = len(data) > 0 and isinstance(data[0], Source)
+    sources = cast(list[Source], list(data) if mixed else [Source(cast(Sequence[Record], data))])
+    total = sum(len(source.records) for source in sources)
+    if total < batch_size:
+        raise ValueError(f"{total} records cannot fill one batch of {batch_size}.")
     skips = Skips() if skips is None else skips
     local_size = batch_size // process_count
-    reader = partial(_read_train, options=options, skips=skips, broken=set(), total=len(records))
+    reader = ExampleReader(options, skips, total // max(workers, 1))
     # Slicing the endless stream, not the records, keeps processes in the same epoch.
-    rows = grain.MapDataset.source(records).seed(seed).shuffle().random_map(reader).repeat()
+    rows = mixture(sources, seed).seed(seed).random_map(reader)
     rows = rows.slice(slice(process_index, None, process_count))
+    threads = 0 if workers else threads
     read_options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(threads, 2 * local_size)
     )
-    return rows.to_iter_dataset(read_options).batch(
+    batches = rows.to_iter_dataset(read_options).batch(
         local_size, drop_remainder=True, batch_fn=_collator(tokenizer, options, skips)
     )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain's workers ask for its flags
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_start_worker
+        )
+    return batches.map(partial(_receive, skips=skips))
+
+
+def move_state(state: dict[str, int], process_count: int, new_process_count: int) -> dict[str, int]:
+    """An iterator's state for a run that goes on with another number of processes.
+
+    Holds for streams without workers in which no image was unreadable, as is so for data that
+    `blip-jax data convert` wrote: then every process is as far as the others.
+
+    Raises:
+      ValueError: the rows that were read cannot be shared by the new number.
+    """
+    rows = state["next_index"] * process_count
+    if rows % new_process_count:
+        raise ValueError(f"{rows} rows cannot be shared equally by {new_process_count} processes.")
+    return {"next_index": rows // new_process_count}
+
+
+def _start_worker(index: int, count: int) -> None:
+    # Grain itself imports jax, for its trees; no worker may take a part of the accelerator.
+    if jax := sys.modules.get("jax"):
+        jax.config.update("jax_platforms", "cpu")
+
+
+def _receive(batch: Batch, skips: Skips) -> Batch:
+    """Counts here what another process could not use."""
+    for reason, uid in batch.pop(_SKIPPED):
+        skips.add(reason, uid)
+    return batch
 
 
 def image_batches(
@@ -164,50 +158,9 @@ def _read_square(record: Record, size: int) -> tuple[np.ndarray, str]:
         return np.zeros((size, size, 3), np.uint8), str(error)
 
 
-def _read_train(
-    record: Record,
-    rng: np.random.Generator,
-    *,
-    options: ImageTextOptions,
-    skips: Skips,
-    broken: set[str],
-    total: int,
-) -> _Example | None:
-    caption = record.captions[int(rng.integers(len(record.captions)))]
-    try:
-        image = open_image(record.image)
-    except ImageError as error:
-        _report_unreadable(record, error, skips)
-        broken.add(record.uid)
-        if len(broken) > MAX_UNREADABLE * total:
-            raise ValueError(
-                f"More than half of the {total} images cannot be read; last: {error}"
-            ) from error
-        return None
-    image, caption = _augment(image, caption, options, rng)
-    return _Example(record, to_array(image), caption)
-
-
-def _augment(
-    image: Image.Image, caption: str, options: ImageTextOptions, rng: np.random.Generator
-) -> tuple[Image.Image, str]:
-    image = random_resized_crop(image, options.image_size, rng, options.crop_scale)
-    if options.flip:
-        image, flipped = random_flip(image, rng)
-        caption = swap_left_right(caption) if flipped else caption
-    if options.randaugment:
-        image = RandomAugment()(image, rng)
-    return image, caption
-
-
-def _report_unreadable(record: Record, error: ImageError, skips: Skips) -> None:
-    if skips.add("unreadable_image", record.uid):
-        log.warning("%s skipped: %s", record.uid, error)
-
-
 def _collator(
     tokenizer: Tokenizer, options: ImageTextOptions, skips: Skips
-) -> Callable[[Sequence[_Example]], Batch]:
+) -> Callable[[Sequence[Example]], Batch]:
     # The prompt's tokens with the first one; [SEP], which `count` includes, comes later.
     prompt_length = tokenizer.count([options.prompt])[0] - 1
     if prompt_length >= options.max_tokens:
@@ -216,21 +169,22 @@ def _collator(
             "which leaves no room for a caption."
         )
 
-    def collate(examples: Sequence[_Example]) -> Batch:
-        texts = [options.prompt + pre_caption(example.text) for example in examples]
+    def collate(examples: Sequence[Example]) -> Batch:
+        texts = [example.text for example in examples]
         ids, mask = tokenizer.encode(texts, max_length=options.max_tokens)
         full = np.flatnonzero(mask[:, -1]).tolist()
         for row, count in zip(full, tokenizer.count([texts[row] for row in full]), strict=False):
             if count > options.max_tokens:
                 skips.add("truncated_caption", examples[row].record.uid)
         records = [example.record for example in examples]
-        batch = {
+        batch: Batch = {
             "image": np.stack([example.image for example in examples]),
             "input_ids": ids,
             "attention_mask": mask,
             "image_index": np.array([_hash(r.image_id) & 0x7FFFFFFF for r in records], np.int32),
             "uid_hash": np.array([_hash(r.uid) for r in records], np.uint32),
             "prompt_length": np.full(len(examples), prompt_length, np.int32),
+            _SKIPPED: skips.hand_over(),
         }
         return batch
 

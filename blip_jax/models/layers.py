@@ -1,12 +1,14 @@
 """The layers both towers are made of: attention on 2-D kernels, the MLP, normalisation."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
 from blip_jax.config import BlipConfig, Dtype
 
@@ -14,6 +16,26 @@ Params = dict[str, Any]
 
 INITIAL_STD = 0.02
 normal = nn.initializers.normal(INITIAL_STD)
+
+# Mesh axes that split a batch; the fourth, "tensor", splits heads, MLPs and the vocabulary.
+BATCH_AXES = ("slice", "data", "fsdp")
+
+
+def on_mesh(x: jax.Array, last: str | None = None) -> jax.Array:
+    """Says how an activation [B, ...] lies on the mesh: rows over the batch axes, the last
+    dimension over `last`.
+
+    Left alone, the compiler may follow the parameters instead, and gather activations where it
+    should gather weights. Does nothing without a mesh, or for a size it does not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not {*BATCH_AXES, "tensor"} <= set(mesh.shape):
+        return x
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    rows = BATCH_AXES if x.shape[0] % ways == 0 else None
+    last = last if last and x.shape[-1] % mesh.shape[last] == 0 else None
+    spec = P(rows, *(None,) * (x.ndim - 2), last)
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
@@ -101,7 +123,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         drop = functools.partial(self.drop, deterministic=deterministic)
         y = attend(self.split(self.query(x)), *keys_values, mask, drop)
-        return self.out(y.reshape(x.shape))
+        return self.out(on_mesh(y.reshape(x.shape), "tensor"))
 
 
 class Mlp(nn.Module):
@@ -118,7 +140,8 @@ class Mlp(nn.Module):
         self.norm = Norm(self.norm_eps, self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(nn.gelu(self.up(x), approximate=False))
+        hidden = on_mesh(self.up(x), "tensor")
+        return self.down(nn.gelu(hidden, approximate=False))
 
 
 def stacked(block: type[nn.Module], config: BlipConfig, **scan: Any) -> type[nn.Module]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
-from blip_jax.models.layers import Attention, Mlp, Norm, dense, normal, stacked
+from blip_jax.models.layers import Attention, Mlp, Norm, dense, normal, on_mesh, stacked
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -95,7 +95,7 @@ class TextBlock(nn.Module):
 
     def add(self, branch: Attention | Mlp, x: jax.Array, h: jax.Array) -> jax.Array:
         """norm(x + dropout(h)), with the norm of the branch that h came from."""
-        return branch.norm(x + self.drop(h, deterministic=self.deterministic))
+        return on_mesh(branch.norm(x + self.drop(h, deterministic=self.deterministic)))
 
 
 class DecodingBlock(TextBlock):
@@ -219,5 +219,5 @@ class LmHead(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         x = nn.gelu(dense(c.width, self.dtype, "transform")(x), approximate=False)
         x = Norm(c.norm_eps, self.dtype, name="norm")(x)
-        logits = (x @ word.T.astype(x.dtype)).astype(jnp.float32)
+        logits = on_mesh(x @ word.T.astype(x.dtype), "tensor").astype(jnp.float32)
         return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, VisionConfig
-from blip_jax.models.layers import Attention, Mlp, Norm, normal, stacked
+from blip_jax.models.layers import Attention, Mlp, Norm, normal, on_mesh, stacked
 
 
 class DropPath(nn.Module):
@@ -40,7 +40,7 @@ class VisionBlock(nn.Module):
         h = self.attention(h, self.attention.keys_values(h), None, self.deterministic)
         x = x + self.drop_path(h, rate)
         x = x + self.drop_path(self.mlp(self.mlp.norm(x)), rate)
-        return x, None
+        return on_mesh(x), None
 
 
 class VisionTransformer(nn.Module):

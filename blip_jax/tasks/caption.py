@@ -30,6 +30,10 @@ class Caption:
         """Captioning remembers nothing between steps."""
         return {}
 
+    def begin(self, params: Params, memory: Memory) -> Memory:
+        """Nothing moves."""
+        return memory
+
     def loss(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:

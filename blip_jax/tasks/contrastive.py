@@ -51,6 +51,16 @@ class Contrastive:
             }
         return memory
 
+    def begin(self, params: Params, memory: Memory) -> Memory:
+        """Moves the teacher towards the student.
+
+        Before the losses, not after: the original updates its momentum encoders first in every
+        forward.
+        """
+        student = jax.lax.stop_gradient(unimodal_part(params))
+        moved = optax.incremental_update(student, memory["teacher"], 1 - self.momentum)
+        return memory | {"teacher": moved}
+
     def __call__(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array, Memory, dict[str, jax.Array]]:
@@ -58,7 +68,7 @@ class Contrastive:
 
         Args:
           params: the student.
-          memory: teacher and queues before this step.
+          memory: the teacher, as `begin` left it, and the queues.
           batch: image [B, H, W, 3], input_ids with [CLS] first and attention_mask [B, T],
             image_index int32 [B], equal for pairs of one image.
           rng: dropout and draws of this step.
@@ -76,7 +86,7 @@ class Contrastive:
         tokens = self.model.image_tokens(params, batch["image"], keys[0])
         image = self.model.image_embeds(params, tokens)
         text = self.model.text_embeds(params, ids, mask, keys[1])
-        teacher, teacher_image, teacher_text = self.teach(params, memory["teacher"], batch, keys[2])
+        teacher_image, teacher_text = self.teach(memory["teacher"], batch, keys[2])
 
         fresh = {"image": teacher_image, "text": teacher_text, "image_index": own}
         candidates = fresh
@@ -97,9 +107,8 @@ class Contrastive:
         )
         in_batch = [jax.lax.stop_gradient(x[:, : ids.shape[0]]) for x in (i2t, t2i)]
         itm, itm_metrics = self.match(params, tokens, batch, in_batch, keys[3:])
-        memory = memory | {"teacher": teacher}
         if "queue" in memory:
-            memory["queue"] = enqueue(memory["queue"], fresh)
+            memory = memory | {"queue": enqueue(memory["queue"], fresh)}
         metrics = itm_metrics | {
             "alpha": alpha,
             "temperature": temperature,
@@ -110,21 +119,14 @@ class Contrastive:
         }
         return {"itc": loss_itc, "itm": itm}, tokens, memory, metrics
 
-    def teach(
-        self, params: Params, teacher: Params, batch: Batch, rng: jax.Array
-    ) -> tuple[Params, jax.Array, jax.Array]:
-        """Moves the teacher towards the student, then asks it for its features [B, E].
-
-        Before, not after: the original updates its momentum encoders first in every forward.
-        """
-        student = jax.lax.stop_gradient(unimodal_part(params))
-        teacher = optax.incremental_update(student, teacher, 1 - self.momentum)
+    def teach(self, teacher: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The teacher's image and text features of a batch, two of [B, E]."""
         image_rng, text_rng = jax.random.split(rng)
         tokens = self.model.image_tokens(teacher, batch["image"], image_rng)
         image = self.model.image_embeds(teacher, tokens)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         text = self.model.text_embeds(teacher, ids, mask, text_rng)
-        return teacher, jax.lax.stop_gradient(image), jax.lax.stop_gradient(text)
+        return jax.lax.stop_gradient(image), jax.lax.stop_gradient(text)
 
     def match(
         self,

@@ -23,6 +23,10 @@ class Pretrain:
         """Teacher and queues."""
         return self.contrastive.init_memory(params)
 
+    def begin(self, params: Params, memory: Memory) -> Memory:
+        """Moves the teacher."""
+        return self.contrastive.begin(params, memory)
+
     def loss(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:

@@ -33,6 +33,10 @@ class Retrieval:
         """A fresh teacher and empty queues: stale features of pre-training are no negatives."""
         return self.contrastive.init_memory(params)
 
+    def begin(self, params: Params, memory: Memory) -> Memory:
+        """Moves the teacher."""
+        return self.contrastive.begin(params, memory)
+
     def loss(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from blip_jax.data.pipeline import move_state
 from blip_jax.train.state import TrainState
 
 
@@ -15,15 +16,16 @@ class Checkpoints:
     Use as a context manager: leaving it waits for what is still being written.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int = 2) -> None:
+    def __init__(self, folder: Path, every: int, keep: int, batch_size: int) -> None:
         policies = ocp.training.save_decision_policies
         self._checkpointer = ocp.training.Checkpointer(
             Path(folder).absolute(),
             save_decision_policy=policies.FixedIntervalPolicy(every),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
-        saved = self._checkpointer.checkpoints
-        self._latest = saved[-1].step if saved else 0
+        newest = self._checkpointer.latest
+        self._latest = newest.step if newest else 0
+        self._batch_size = batch_size
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -31,16 +33,23 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._checkpointer.close()
 
-    def save(self, step: int, state: TrainState, data: Any) -> None:
-        """Saves if `step`, the state's, is one to save at. `data` is a Grain iterator."""
+    def save(self, step: int, state: TrainState, data: Any, now: bool = False) -> None:
+        """Saves if `step`, the state's, is one to save at, or `now`. `data` is a Grain iterator."""
         if step > self._latest:  # a restored step is there already, and step 0 is no work
-            items = {"state": state, "data": data}
-            self._checkpointer.save_checkpointables_async(step, items)
+            facts = {"processes": jax.process_count(), "rows": step * self._batch_size}
+            self._checkpointer.save_checkpointables_async(
+                step, {"state": state, "data": data}, force=now, custom_metadata=facts
+            )
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
         """The newest saved state, laid out like `state`; `data` is moved to where it was.
 
-        None if nothing was saved yet.
+        On as many processes as before the data go on exactly; on another number from the row of
+        the whole stream where the run was, so that rows around an unreadable one may come twice
+        or not at all. None if nothing was saved yet.
+
+        Raises:
+          ValueError: the number of processes changed and the data cannot follow.
         """
         if not self._latest:
             return None
@@ -48,4 +57,23 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         items = {"state": abstract, "data": data}
-        return self._checkpointer.load_checkpointables(self._latest, items)["state"]
+        facts = self._checkpointer.metadata(self._latest).custom_metadata
+        moved = facts["processes"] != jax.process_count()
+        if moved:
+            del items["data"]
+        restored = self._checkpointer.load_checkpointables(self._latest, items)
+        if moved:
+            skip_rows(data, facts)
+        return restored["state"]
+
+
+def skip_rows(data: Any, facts: dict[str, int]) -> None:
+    """Moves a fresh iterator to this process's share of the rows that were read."""
+    fresh = data.get_state()
+    if set(fresh) != {"next_index"}:
+        raise ValueError(
+            f"the checkpoint is of {facts['processes']} processes, and these data can go on only "
+            f"with as many, not with {jax.process_count()}"
+        )
+    were = {"next_index": facts["rows"] // facts["processes"]}
+    data.set_state(move_state(were, facts["processes"], jax.process_count()))

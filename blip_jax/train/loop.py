@@ -1,5 +1,6 @@
 """The training loop, from top to bottom."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -7,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from blip_jax.errors import Stopped
 from blip_jax.models.blip import Params
+from blip_jax.models.layers import BATCH_AXES
 from blip_jax.train.checkpoint import Checkpoints
+from blip_jax.train.goodput import Goodput
+from blip_jax.train.hosts import StopSignal, is_first
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.metrics import MetricWriter
-from blip_jax.train.optimizer import make_optimizer, schedule
+from blip_jax.train.optimizer import frozen, make_optimizer, schedule
 from blip_jax.train.state import Task, init_state, make_train_step
 
 
@@ -24,7 +30,7 @@ class Run:
 
     folder: Path
     name: str
-    config: ConfigDict  # steps, batch_size, seed, log_every, checkpoint_every, optimizer, mesh
+    config: ConfigDict  # as `train_settings`
 
 
 class DivergedError(RuntimeError):
@@ -38,7 +44,8 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
       run: folder, name and settings.
       task: the objective.
       params: initial parameters; not used where a checkpoint is found.
-      data: a Grain dataset that yields batches of `config.batch_size`, for ever.
+      data: a Grain dataset that yields this process's rows of batches of `config.batch_size`,
+        for ever.
 
     Returns:
       The parameters after the last step.
@@ -47,39 +54,64 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
       ValueError: batch size, mesh or group do not fit each other.
       DivergedError: the loss became NaN or infinite; the step is named, and the checkpoints
         before it are kept.
+      Stopped: SIGTERM came; the state was saved.
     """
     config = run.config
     mesh = make_mesh(config.mesh.to_dict())
-    check_batch(config.batch_size, mesh)
-    task.check(config.batch_size)
+    check_batch(config, mesh)
+    task.check(config.batch_size // config.accumulate)
     optimizer = make_optimizer(config.optimizer, config.steps)
     rate = schedule(config.optimizer, config.steps)
-    writer = MetricWriter(run.folder)
-    with (
-        jax.set_mesh(mesh),
-        Checkpoints(run.folder / "checkpoints", config.checkpoint_every) as checkpoints,
-    ):
-        state = init_state(task, params, optimizer, config.seed, mesh)
-        layout = jax.tree.map(lambda x: x.sharding, state)
-        train_step = make_train_step(task, optimizer, layout, mesh)
-        iterator = iter(data)
-        state = checkpoints.restore(state, iterator) or state
+    still = frozen(config.optimizer.multipliers)
+    writer = MetricWriter(run.folder, enabled=is_first())
+    goodput = Goodput(run.folder, enabled=is_first())
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", config.checkpoint_every, config.keep, config.batch_size
+    )
+    with jax.set_mesh(mesh), checkpoints, StopSignal() as stop:
+        with goodput.spent_on("setup"):
+            state = init_state(task, params, optimizer, config.seed, mesh, still)
+            layout = jax.tree.map(lambda x: x.sharding, state)
+            train_step = make_train_step(task, optimizer, layout, mesh, still, config.accumulate)
+            iterator = iter(data)
+        with goodput.spent_on("restore"):
+            state = checkpoints.restore(state, iterator) or state
         first = int(state.step)
+        goodput.report(first)
         with tqdm(
-            total=config.steps, initial=first, desc=run.name, unit="step", dynamic_ncols=True
+            total=config.steps,
+            initial=first,
+            desc=run.name,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not is_first(),
         ) as bar:
             started, waited, pending = time.perf_counter(), 0.0, None
+            recent: dict[int, jax.Array] = {}  # losses nobody has looked at yet
             for step in range(first, config.steps):
-                # Order matters: the data iterator moves only after the state was saved.
-                checkpoints.save(step, state, iterator)
+                stopped = stop.came_by(step)
+                with goodput.spent_on("checkpoint"):
+                    if stopped or step % config.checkpoint_every == 0:
+                        check_finite(recent)  # no checkpoint is made of a diverged state
+                    # Order matters: the data iterator moves only after the state was saved.
+                    checkpoints.save(step, state, iterator, now=stopped)
+                if stopped:
+                    raise Stopped(f"{run.name} stopped after step {step}, which is saved")
                 waiting = time.perf_counter()
-                batch = put_batch(next(iterator), mesh)
+                with goodput.spent_on("data"):
+                    batch = put_batch(next(iterator), mesh)
                 waited += time.perf_counter() - waiting
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                with (
+                    goodput.spent_on("compile") if step == first else contextlib.nullcontext(),
+                    jax.profiler.StepTraceAnnotation("train", step_num=step),
+                ):
                     state, metrics = train_step(state, batch)
                 if pending:  # one step late, so that the device never waits for the log
+                    check_finite(recent)
                     report(writer, bar, *pending)
+                    goodput.report(step)
                     pending = None
+                recent[step + 1] = metrics["loss"]
                 if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                     elapsed, done = time.perf_counter() - started, step + 1 - first
                     host = {
@@ -89,30 +121,52 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
                     }
                     pending = (step + 1, {**metrics, **host})
                 bar.update()
+            check_finite(recent)
             if pending:
                 report(writer, bar, *pending)
-        checkpoints.save(config.steps, state, iterator)
+        with goodput.spent_on("checkpoint"):
+            checkpoints.save(config.steps, state, iterator)
+        goodput.report(config.steps)
     writer.close()
-    return jax.device_get(state.params)
+    return on_host(state.params)
+
+
+def on_host(params: Params) -> Params:
+    """Whole arrays in the memory of every process, wherever their parts lie."""
+    if jax.process_count() == 1:
+        return jax.device_get(params)
+    return multihost_utils.process_allgather(params, tiled=True)
 
 
 def report(writer: MetricWriter, bar: tqdm, step: int, metrics: dict[str, Any]) -> None:
-    """Writes the metrics of a step; raises DivergedError where the loss is not finite."""
+    """Writes the metrics of a step."""
     values = {name: float(value) for name, value in sorted(metrics.items())}
-    if not math.isfinite(values["loss"]):
-        raise DivergedError(
-            f"the loss is {values['loss']} at step {step}: lower optimizer.lr, or look at "
-            "metrics.jsonl for the step where it turned; the last checkpoint is kept"
-        )
     writer.write(step, values)
     bar.set_postfix(loss=f"{values['loss']:.3f}")
 
 
-def check_batch(batch_size: int, mesh: jax.sharding.Mesh) -> None:
-    """Raises ValueError where the batch cannot be split over the mesh."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % ways:
+def check_finite(losses: dict[int, jax.Array]) -> None:
+    """Forgets losses that are numbers; raises DivergedError that names the step of another."""
+    for step, loss in losses.items():
+        if not math.isfinite(float(loss)):
+            raise DivergedError(
+                f"the loss is {float(loss)} at step {step}: lower optimizer.lr, or look at "
+                "metrics.jsonl for the step where it turned; the last checkpoint is kept"
+            )
+    losses.clear()
+
+
+def check_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    """Raises ValueError where the batch cannot be cut up, or split over the mesh."""
+    if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ValueError(
-            f"batch_size {batch_size} does not divide over the {ways} devices of the mesh's data "
-            "and fsdp axes"
+            f"accumulate {config.accumulate} must be at least 1 and divide batch_size "
+            f"{config.batch_size}"
+        )
+    part = config.batch_size // config.accumulate
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if part % ways:
+        raise ValueError(
+            f"batch_size {config.batch_size} in {config.accumulate} part(s) does not divide over "
+            f"the {ways} devices of the mesh's slice, data and fsdp axes"
         )

@@ -5,11 +5,14 @@ import re
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))
+from blip_jax.models.layers import BATCH_AXES
+
+AXES = ("slice", "data", "fsdp", "tensor")  # from the slowest network to the fastest
+BATCH = P(BATCH_AXES)
 
 # Last dimensions of a parameter -> mesh axes, by the first pattern found in its path. The leading
 # layer axis of stacked blocks is never split, and a dimension that an axis does not divide stays
@@ -26,8 +29,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def make_mesh(shape: dict[str, int], devices: list[Any] | None = None) -> Mesh:
     """A mesh over all devices; an axis of -1 takes what the others leave.
 
+    `slice` counts groups of devices that only a slower network joins: they share the batch, and
+    each holds all parameters.
+
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the axes do not multiply to the number of devices, or `slice` is not the number
+        of slices the devices say they are in.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape.get(axis, 1) for axis in AXES]
@@ -36,7 +43,16 @@ def make_mesh(shape: dict[str, int], devices: list[Any] | None = None) -> Mesh:
     if math.prod(sizes) != len(devices):
         wanted = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
         raise ValueError(f"config.mesh ({wanted}) does not multiply to {len(devices)} devices")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and sizes[0] != slices:
+        raise ValueError(f"config.mesh.slice is {sizes[0]}, but the devices are in {slices} slices")
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (1, *sizes[1:]), (slices, 1, 1, 1), devices=devices
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(sizes, devices=devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def path_name(path: tuple[Any, ...]) -> str:

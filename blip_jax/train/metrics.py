@@ -7,15 +7,17 @@ from tensorboardX import SummaryWriter
 
 
 class MetricWriter:
-    """Appends to `metrics.jsonl` and to TensorBoard event files in `folder`."""
+    """Appends to `metrics.jsonl` and to TensorBoard event files in `folder`, where enabled."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, enabled: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes the scalars of one step."""
+        if self._board is None:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
@@ -23,7 +25,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes what TensorBoard holds back."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -14,16 +15,41 @@ NO_DECAY = re.compile(r"(^|/)(bias|scale|temperature|class_token|positions|posit
 
 
 def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Linear warm-up, then `config.decay` ("cosine" or "constant") down to `config.min_lr`."""
+    """Linear warm-up from `config.min_lr`, then `config.decay`, never under `config.min_lr`.
+
+    "cosine" ends at the last step, "constant" stays, and "epoch" multiplies by
+    `config.decay_rate` after every `config.epoch_steps`, as the original's pre-training does.
+
+    Raises:
+      ValueError: another decay, or "epoch" without the steps of one.
+    """
     warmup = min(config.warmup_steps, steps - 1)
     if config.decay == "cosine":
         return optax.warmup_cosine_decay_schedule(
             config.min_lr, config.lr, warmup, steps, config.min_lr
         )
     if config.decay == "constant":
-        ramp = optax.linear_schedule(config.min_lr, config.lr, warmup)
-        return optax.join_schedules([ramp, optax.constant_schedule(config.lr)], [warmup])
-    raise ValueError(f"optimizer.decay is {config.decay!r}; expected 'cosine' or 'constant'")
+        after = optax.constant_schedule(config.lr)
+    elif config.decay == "epoch" and config.epoch_steps > 0:
+        after = by_epoch(config, warmup)
+    elif config.decay == "epoch":
+        raise ValueError("optimizer.decay 'epoch' needs optimizer.epoch_steps above 0")
+    else:
+        raise ValueError(
+            f"optimizer.decay is {config.decay!r}; expected 'cosine', 'constant' or 'epoch'"
+        )
+    ramp = optax.linear_schedule(config.min_lr, config.lr, warmup)
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def by_epoch(config: ConfigDict, warmup: int) -> optax.Schedule:
+    """Stairs of the epochs of the whole run; told the steps since the warm-up."""
+
+    def rate(step: Any) -> Any:
+        epoch = (step + warmup) // config.epoch_steps
+        return jnp.maximum(config.lr * config.decay_rate**epoch, config.min_lr)
+
+    return rate
 
 
 def decayed(params: Any) -> Any:
@@ -34,7 +60,7 @@ def decayed(params: Any) -> Any:
 
 
 def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
-    """Scales the updates of parameters whose path a pattern is found in; 0 freezes them."""
+    """Scales the updates of parameters whose path a pattern is found in."""
 
     def factor(path: tuple[Any, ...]) -> float:
         name = path_name(path)
@@ -47,13 +73,22 @@ def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
     )
 
 
+def frozen(multipliers: dict[str, float]) -> tuple[str, ...]:
+    """The patterns of parameters that stay as they are, those whose factor is 0."""
+    return tuple(pattern for pattern, factor in multipliers.items() if factor == 0)
+
+
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """AdamW (0.9, `config.b2`) with decoupled decay, after clipping by global norm.
 
-    `config.multipliers` maps patterns of parameter paths to factors of the learning rate.
+    `config.multipliers` maps patterns of parameter paths to factors of the learning rate; what
+    has a factor of 0 is left to `frozen`.
     """
     adamw = optax.adamw(
-        schedule(config, steps), b2=config.b2, weight_decay=config.weight_decay, mask=decayed
+        schedule(config, steps),
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=None if config.decay_all else decayed,
     )
-    clip = optax.clip_by_global_norm(config.clip_norm)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, adamw, multiplied(dict(config.multipliers)))

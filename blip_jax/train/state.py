@@ -1,6 +1,7 @@
 """The training state, and the step that moves it."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,7 +13,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from blip_jax.models.blip import Params
-from blip_jax.train.mesh import shardings
+from blip_jax.train.mesh import path_name, shardings
+
+Metrics = dict[str, jax.Array]
 
 TEMPERATURE_RANGE = (0.001, 0.5)  # the original clamps its learnt temperature to it
 
@@ -23,6 +26,9 @@ class Task(Protocol):
     def check(self, batch_size: int) -> None: ...
 
     def init_memory(self, params: Params) -> dict[str, Any]: ...
+
+    def begin(self, params: Params, memory: dict[str, Any]) -> dict[str, Any]:
+        """What moves once a step whatever a batch is cut into, before the losses: a teacher."""
 
     def loss(
         self,
@@ -45,44 +51,144 @@ class TrainState:
     rng: jax.Array  # key; never changes, each step folds its number in
 
 
-def init_state(
-    task: Task, params: Params, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> TrainState:
-    """A state at step 0 around `params`, laid out on the mesh."""
+def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
+    """(what is trained, what stays), each with None where the other has a leaf.
+
+    A parameter stays if one of the patterns is found in its path. It then costs no backward pass
+    and no moments.
+    """
+
+    def pick(stays: bool) -> Params:
+        def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array | None:
+            found = any(re.search(pattern, path_name(path)) for pattern in frozen)
+            return value if found is stays else None
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
+
+    return pick(False), pick(True)
+
+
+def joined(trained: Params, still: Params) -> Params:
+    """Inverse of `split`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, trained, still, is_leaf=lambda x: x is None
+    )
+
+
+def builder(
+    task: Task, optimizer: optax.GradientTransformation, frozen: tuple[str, ...]
+) -> Callable[[Params, jax.Array], TrainState]:
+    """The function that makes the state at step 0 of params and a random key."""
 
     def build(params: Params, rng: jax.Array) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=optimizer.init(params),
+            opt_state=optimizer.init(split(params, frozen)[0]),
             memory=task.init_memory(params),
             rng=rng,
         )
 
-    rng = jax.random.key(seed)
+    return build
+
+
+def init_state(
+    task: Task,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`."""
+    build, rng = builder(task, optimizer, frozen), jax.random.key(seed)
     layout = shardings(jax.eval_shape(build, params, rng), mesh)
     return jax.jit(build, out_shardings=layout)(params, rng)
 
 
+def abstract_state(
+    task: Task,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """Shapes and shardings of `init_state`'s result; `params` may be shapes. Allocates nothing."""
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(builder(task, optimizer, frozen), params, rng)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        shardings(state, mesh),
+    )
+
+
 def make_train_step(
-    task: Task, optimizer: optax.GradientTransformation, layout: TrainState, mesh: Mesh
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    layout: TrainState,
+    mesh: Mesh,
+    frozen: tuple[str, ...] = (),
+    accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step: state, batch -> state, metrics. The old state's buffers are reused."""
+    """The jitted step: state, batch -> state, metrics. The old state's buffers are reused.
+
+    A batch is cut into `accumulate` parts, whose gradients and metrics are averaged. The teacher
+    moves once; each part finds the features of the parts before it in the queue.
+    """
 
     def step(
         state: TrainState, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         rng = jax.random.fold_in(state.rng, state.step)
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, (memory, metrics)), grads = gradient(
-            state.params, state.memory, batch, rng, state.step
-        )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
-        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        trained, still = split(state.params, frozen)
+
+        def gradient(memory: Any, rng: jax.Array, batch: Any) -> tuple[Any, Params, Metrics]:
+            def loss_of(trained: Params) -> Any:
+                return task.loss(joined(trained, still), memory, batch, rng, state.step)
+
+            out, grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            loss, (memory, metrics) = out
+            return memory, grads, metrics | {"loss": loss}
+
+        memory = task.begin(state.params, state.memory)
+        if accumulate == 1:
+            memory, grads, metrics = gradient(memory, rng, batch)
+        else:
+            memory, grads, metrics = accumulated(gradient, memory, rng, batch, accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = joined(optax.apply_updates(trained, updates), still)
+        if "temperature" in params:
+            params["temperature"] = jnp.clip(params["temperature"], *TEMPERATURE_RANGE)
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
         return dataclasses.replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, memory=memory
         ), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(layout, NamedSharding(mesh, P())))
+
+
+def accumulated(
+    gradient: Callable[..., tuple[Any, Params, Metrics]],
+    memory: Any,
+    rng: jax.Array,
+    batch: dict[str, jax.Array],
+    parts: int,
+) -> tuple[Any, Params, Metrics]:
+    """`gradient` over the parts of a batch in turn: the last memory, mean gradients and metrics."""
+
+    def part_of(x: jax.Array) -> jax.Array:
+        # Every parts-th row, so that each device cuts up the rows it has.
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    def body(carry: Any, part: Any) -> tuple[Any, None]:
+        memory, sums = carry
+        memory, *new = gradient(memory, *part)
+        return (memory, jax.tree.map(jnp.add, sums, new)), None
+
+    cut = (jax.random.split(rng, parts), jax.tree.map(part_of, batch))
+    shapes = jax.eval_shape(gradient, memory, *jax.tree.map(lambda x: x[0], cut))[1:]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), list(shapes))
+    (memory, sums), _ = jax.lax.scan(body, (memory, zeros), cut)
+    grads, metrics = jax.tree.map(lambda x: x / parts, sums)
+    return memory, grads, metrics

@@ -1,0 +1,107 @@
+"""Where the time of a run went, over all its launches: `goodput.jsonl` and its sum.
+
+A launch writes one line when it starts and one at every report. The words are those of Google's
+ml-goodput-measurement: productive time is that of steps whose result was kept.
+"""
+
+import contextlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILE = "goodput.jsonl"
+
+
+class Goodput:
+    """Sorts the seconds of one launch by what they were spent on.
+
+    What is not measured between two reports is the steps' own.
+    """
+
+    def __init__(self, folder: Path, enabled: bool) -> None:
+        self._path, self._enabled = folder / FILE, enabled
+        self._spent: dict[str, float] = defaultdict(float)
+        self._since = time.time()
+        self._write({"start": self._since})
+
+    @contextlib.contextmanager
+    def spent_on(self, what: str) -> Iterator[None]:
+        """Counts the seconds of a block under "setup", "restore", "compile", "data" or
+        "checkpoint"."""
+        started = time.time()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.time() - started
+
+    def report(self, step: int) -> None:
+        """Writes what the time since the last report went to; `step` steps are done."""
+        now = time.time()
+        rest = now - self._since - sum(self._spent.values())
+        seconds = {**self._spent, "step": max(rest, 0.0)}
+        self._write({"end": now, "step": step, "seconds": seconds})
+        self._since = now
+        self._spent.clear()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._enabled:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def read_goodput(folder: Path) -> list[list[dict[str, Any]]]:
+    """The rows of each launch.
+
+    Raises:
+      FileNotFoundError: the folder has no record.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: nothing was trained in that folder")
+    launches: list[list[dict[str, Any]]] = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a kill can cut the line being written
+        if "start" in row:
+            launches.append([])
+        launches[-1].append(row)
+    return launches
+
+
+def goodput(launches: list[list[dict[str, Any]]]) -> dict[str, float]:
+    """Seconds by purpose over all launches, from the first start to the last report.
+
+    "step" counts steps that were kept, "lost" those a later launch did again and what a kill cut
+    short of its report cannot tell apart, "down" the time between launches.
+    """
+    total: dict[str, float] = defaultdict(float)
+    reached = [restored_step(launch) for launch in launches[1:]] + [None]
+    for number, (launch, redone) in enumerate(zip(launches, reached, strict=True)):
+        for row in launch[1:]:
+            lost = redone is not None and row["step"] > redone
+            for what, value in row["seconds"].items():
+                total["lost" if lost and what == "step" else what] += value
+        if number + 1 < len(launches):
+            ended = launch[-1].get("end", launch[-1].get("start"))
+            total["down"] += max(launches[number + 1][0]["start"] - ended, 0.0)
+    return dict(total)
+
+
+def restored_step(launch: list[dict[str, Any]]) -> int:
+    """The step a launch began at; its first report is written once it knows."""
+    return launch[1]["step"] if len(launch) > 1 else 0
+
+
+def table(seconds: dict[str, float]) -> str:
+    """Seconds and shares, largest first, and the goodput."""
+    whole = sum(seconds.values()) or 1.0
+    lines = [
+        f"{name:<12}{value:>12.1f} s{100 * value / whole:>8.1f} %"
+        for name, value in sorted(seconds.items(), key=lambda item: -item[1])
+    ]
+    return "\n".join([*lines, f"{'goodput':<12}{100 * seconds.get('step', 0.0) / whole:>23.1f} %"])

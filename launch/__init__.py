@@ -1,0 +1,1 @@
+"""Puts a blip-jax command on Cloud TPU VMs, GKE, Slurm or SkyPilot: rendered first, then run."""

@@ -1,0 +1,1 @@
+kubectl delete jobset pretrain --ignore-not-found --namespace=default

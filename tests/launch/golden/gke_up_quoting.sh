@@ -1,0 +1,80 @@
+mkdir -p runs/launch/true
+cat >runs/launch/true/jobset.yaml <<'END_OF_FILE'
+apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: "true"
+  namespace: "default"
+  labels:
+    blip_jax: "true"
+    commit: "0123456789ab"
+  annotations:
+    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
+spec:
+  ttlSecondsAfterFinished: 43200
+  failurePolicy:
+    maxRestarts: 20
+    rules:
+      - action: FailJobSet # what the job itself got wrong is not tried again
+        onJobFailureReasons: [PodFailurePolicy]
+  replicatedJobs:
+    - name: slice
+      replicas: 1
+      template:
+        spec:
+          parallelism: 1
+          completions: 1
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              # 1 failed, 2 the user's mistake, 126 and 127 no such program; all else restarts.
+              - action: FailJob
+                onExitCodes:
+                  containerName: blip-jax
+                  operator: In
+                  values: [1, 2, 126, 127]
+          template:
+            metadata:
+              labels:
+                blip_jax: "true"
+                commit: "0123456789ab"
+            spec:
+              restartPolicy: Never
+              terminationGracePeriodSeconds: 30
+              hostNetwork: true
+              dnsPolicy: ClusterFirstWithHostNet
+              nodeSelector:
+                cloud.google.com/gke-tpu-accelerator: tpu-v4-podslice
+                cloud.google.com/gke-tpu-topology: "2x2x1"
+              tolerations:
+                - key: google.com/tpu
+                  operator: Exists
+              containers:
+                - name: blip-jax
+                  image: "us-docker.pkg.dev/my-project/blip/blip-jax:1"
+                  args:
+                    - "train"
+                    - "--config"
+                    - "configs/demo.py"
+                    - "--config.prompt=it's \"a\" $(picture) of `x` & \\n; #1: {{y}} é"
+                    - "--workdir=gs://bucket/runs/one"
+                  env:
+                    - name: BLIP_JAX_DISTRIBUTED
+                      value: "1"
+                    - name: JAX_COMPILATION_CACHE_DIR
+                      value: "gs://bucket/runs/one/xla"
+                  resources:
+                    limits:
+                      google.com/tpu: 4
+                  volumeMounts:
+                    - name: shared-memory
+                      mountPath: /dev/shm
+              volumes:
+                - name: shared-memory
+                  emptyDir:
+                    medium: Memory
+END_OF_FILE
+kubectl apply --filename=runs/launch/true/jobset.yaml --namespace=default
+# every 30 s, until it is Completed or Failed
+kubectl get jobset true --output=json --namespace=default
+kubectl delete jobset true --ignore-not-found --namespace=default

@@ -1,0 +1,1 @@
+sky jobs logs --name=pretrain --no-follow --tail=100

@@ -1,0 +1,1 @@
+scancel --me --name=pretrain

@@ -1,0 +1,1 @@
+squeue --me --name=pretrain --long
