@@ -128,14 +128,8 @@ def test_a_folder_of_ours_must_hold_what_its_config_says(tmp_path):
         load_source(tmp_path / "whole")
     for phrase in ("itm_head/bias is missing", "vision is unknown", "text_proj/bias is (9,), exp"):
         assert phrase in str(error.value)
-    for text in (
-        "{",
-        "[1]",
-        '{"vision": 3}',
-        '{"vision": {"heads": 0}}',
-        '{"task": 7}',
-        '{"x": 1}',
-    ):
+    wrong = ("{", "[1]", '{"vision": 3}', '{"vision": {"heads": 0}}', '{"task": 7}', '{"x": 1}')
+    for text in wrong:
         (tmp_path / "whole/config.json").write_text(text)
         with pytest.raises(ValueError, match="config.json is not the config of a model"):
             load_source(tmp_path / "whole")

@@ -8,7 +8,6 @@ from safetensors import SafetensorError, safe_open
 
 from blip_jax.interop.archive import open_archive
 from blip_jax.interop.names import EMBEDDINGS, MLP, SELF_ATTENTION, Reader, State, to_torch
-from blip_jax.interop.report import listed
 from blip_jax.interop.torch_file import read_torch
 from blip_jax.models.blip import Params
 from blip_jax.models.vit import resize_positions
@@ -185,9 +184,9 @@ def named(source: str, read: Any) -> Params:
 
 def check_shapes(tree: Params, like: Params, source: str, path: str = "") -> None:
     """Raises ValueError that names every leaf that does not fit."""
-    wrong = listed(mismatches(tree, like, path))
+    wrong = list(mismatches(tree, like, path))
     if wrong:
-        raise ValueError(f"{source} does not fit the model: {wrong}")
+        raise ValueError(f"{source} does not fit the model: {'; '.join(wrong)}")
 
 
 def mismatches(tree: Params, like: Params, path: str) -> Any:
