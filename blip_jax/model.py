@@ -142,8 +142,8 @@ class Model(Trained):
     ) -> MatchMatrix:
         """Scores every image with every text: arrays `itm` and `itc` [N, M].
 
-        With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC alone, and is
-        NaN for the others.
+        With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC and for each
+        text's `top_k` images alone, and is NaN for other pairs. Images are then opened twice.
         """
         self._need("match")
         if top_k is not None and top_k < 1:
