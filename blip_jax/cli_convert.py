@@ -10,7 +10,7 @@ from blip_jax.interop import source
 from blip_jax.interop.huggingface import export_huggingface
 from blip_jax.interop.salesforce import export_salesforce
 from blip_jax.interop.torch_file import write_torch
-from blip_jax.model import Model, load, save
+from blip_jax.model import Model, save
 
 FORMATS = ("blip_jax", "huggingface", "salesforce")
 
@@ -29,9 +29,9 @@ def run(argv: list[str]) -> None:
     flags.DEFINE_enum(
         "task", "caption", tasks, "half of a pre-trained model for Hugging Face", flag_values=values
     )
-    flags.DEFINE_integer("image_size", None, "pixels; as stored by default", flag_values=values)
-    flags.DEFINE_integer("vision_heads", None, "of a .pth, if not 64 wide", flag_values=values)
-    flags.DEFINE_integer("text_heads", None, "of a .pth, if not 64 wide", flag_values=values)
+    flags.DEFINE_integer("image_size", None, "pixels; as stored by default", 1, flag_values=values)
+    flags.DEFINE_integer("vision_heads", None, "of a .pth, if not 64 wide", 1, flag_values=values)
+    flags.DEFINE_integer("text_heads", None, "of a .pth, if not 64 wide", 1, flag_values=values)
     paths = values(["blip-jax convert", *argv])[1:]
     if len(paths) != 2:
         raise ValueError(f"convert takes SOURCE and TARGET; got {len(paths)} paths")
@@ -40,21 +40,18 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"{target} is there already; expected a new file or folder")
     sizes = {k: getattr(values, k) for k in ("image_size", "vision_heads", "text_heads")}
     place = source.resolve(paths[0])
-    memory = None
-    if (place / "tokenizer").is_dir():  # a blip_jax folder, which holds no teacher
-        model = load(place, **sizes)
-    else:
-        found = source.load_source(place, **sizes)
-        print(found.report)
-        tokenizer, memory = source.find_tokenizer(place), found.memory
-        config = source.with_tokenizer(found.config, tokenizer)
-        model = Model(found.params, config, tokenizer)
+    found = source.load_source(place, **sizes)
+    print(found.report)
+    tokenizer = source.find_tokenizer(place)
+    model = Model(found.params, source.with_tokenizer(found.config, tokenizer), tokenizer)
     if values.to == "blip_jax":
         save(model, target)
     elif values.to == "huggingface":
         write_huggingface(model, target, values.task)
     else:
-        write_torch(export_salesforce(model.params, model.config, memory), target)
+        write_torch(
+            export_salesforce(model.params, model.config, found.memory, found.unread), target
+        )
     print(f"{values.to}: {target}")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from blip_jax.config import BlipConfig
 from blip_jax.data.images import open_image
 from blip_jax.inference import answer, caption, embed, explain, match, nlvr
 from blip_jax.inference.batching import batches
@@ -24,8 +24,9 @@ from blip_jax.inference.results import (
     NlvrResult,
 )
 from blip_jax.inference.trained import Trained
+from blip_jax.interop.folder import flatten
+from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_tokenizer
 from blip_jax.models.blip import Params
-from blip_jax.tokenizer import Tokenizer
 
 Images = ImageLike | Sequence[ImageLike]
 
@@ -141,8 +142,8 @@ class Model(Trained):
     ) -> MatchMatrix:
         """Scores every image with every text: arrays `itm` and `itc` [N, M].
 
-        With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC alone, and is
-        NaN for the others.
+        With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC and for each
+        text's `top_k` images alone, and is NaN for other pairs. Images are then opened twice.
         """
         self._need("match")
         if top_k is not None and top_k < 1:
@@ -247,43 +248,17 @@ def load(
       FileNotFoundError: there is no such thing here, or at the hub.
       ValueError: what is there is no BLIP; all that is wrong with it is named.
     """
-    from blip_jax.interop import source as foreign
-    from blip_jax.interop.report import Imported, Report
-
-    path = foreign.resolve(source)
-    if (path / "tokenizer").is_dir():  # which only `save` makes
-        for name in ("model.safetensors", "config.json"):
-            if not (path / name).exists():
-                raise FileNotFoundError(f"{path} is not a blip_jax model folder: {name} is missing")
-        params = unflatten(load_file(path / "model.safetensors"))
-        found = Imported(params, BlipConfig.load(path / "config.json"), None, Report())
-        found = foreign.resized(found, image_size) if image_size else found
-        return Model(found.params, found.config, Tokenizer.from_source(path / "tokenizer"))
-    found = foreign.load_source(
+    path = resolve(source)
+    found = load_source(
         path, image_size=image_size, vision_heads=vision_heads, text_heads=text_heads
     )
-    tokenizer = foreign.find_tokenizer(path)
-    return Model(found.params, foreign.with_tokenizer(found.config, tokenizer), tokenizer)
+    tokenizer = find_tokenizer(path)
+    return Model(placed(found.params), with_tokenizer(found.config, tokenizer), tokenizer)
 
 
-def flatten(tree: Params, prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dict -> {"vision/patch/kernel": array}."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value, order="C")
-    return flat
-
-
-def unflatten(flat: dict[str, np.ndarray]) -> Params:
-    """Inverse of `flatten`."""
-    tree: Params = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+def placed(tree: Params) -> Params:
+    """Moves a tree, leaf by leaf, to where programs run, so that it is never there twice."""
+    return {
+        name: placed(leaf) if isinstance(leaf, dict) else jax.device_put(leaf).block_until_ready()
+        for name, leaf in ((name, tree.pop(name)) for name in list(tree))
+    }

@@ -35,7 +35,7 @@ def test_a_random_model_goes_out_and_comes_back(tmp_path, task):
     assert imported.config.task == task
     assert (imported.config.vision.heads, imported.config.vision.image_size) == (4, 32)
     assert imported.config.text == CONFIG.text
-    back = export_salesforce(imported.params, imported.config, imported.memory)
+    back = export_salesforce(imported.params, imported.config, imported.memory, imported.unread)
     assert_same_state(back, state)
 
 
@@ -48,7 +48,7 @@ def test_the_originals_files_go_out_as_they_came_in(shared, name):
     assert vision.image_size == arch["vision"]["image_size"]
     assert (vision.depth, vision.mlp_width) == (arch["vision"]["depth"], arch["vision"]["mlp_dim"])
     assert text.max_positions == arch["text"]["max_position_embeddings"]
-    back = export_salesforce(imported.params, imported.config, imported.memory)
+    back = export_salesforce(imported.params, imported.config, imported.memory, imported.unread)
     assert_same_state(back, state)
 
 
@@ -76,7 +76,7 @@ def test_memory_is_what_training_keeps(task):
 
 
 def test_memory_trained_here_gets_the_cross_attention_that_the_original_wants():
-    state = file("pretrain")  # written from a memory without `unread`
+    state = file("pretrain")  # written without `unread`
     name = "encoder.layer.1.crossattention.self.key.weight"
     np.testing.assert_array_equal(state[f"text_encoder_m.{name}"], state[f"text_encoder.{name}"])
 
@@ -107,7 +107,7 @@ def test_a_leftover_bias_gives_way_to_the_decoders():
     bias = imported.params["text"]["lm_head"]["bias"]
     np.testing.assert_array_equal(bias, state[f"{HEAD}decoder.bias"])
     assert f"{HEAD}bias" in imported.report.dropped
-    back = export_salesforce(imported.params, imported.config, imported.memory)
+    back = export_salesforce(imported.params, imported.config, imported.memory, imported.unread)
     np.testing.assert_array_equal(back[f"{HEAD}bias"], leftover)
 
 

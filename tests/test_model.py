@@ -120,11 +120,17 @@ def test_the_matrix_is_its_pairs_and_its_best():
         pairs = model.match(images, [text] * 3, batch_size=4)
         np.testing.assert_allclose(matrix.itm[:, n], [p.itm for p in pairs], atol=1e-5)
         np.testing.assert_allclose(matrix.itc[:, n], [p.itc for p in pairs], atol=1e-5)
-    best = model.match_matrix(images, TEXTS, top_k=2, batch_size=2)
-    kept = np.isfinite(best.itm)
-    assert kept.sum(1).tolist() == [2, 2, 2]
-    np.testing.assert_allclose(best.itm[kept], matrix.itm[kept], atol=1e-5)
-    assert (np.where(kept, matrix.itc, 2).min(1) >= np.where(kept, -2, matrix.itc).max(1)).all()
+    for top_k in (1, 2):
+        best = model.match_matrix(images, TEXTS, top_k, batch_size=2)
+        ranks = [np.argsort(np.argsort(-matrix.itc, axis), axis) for axis in (0, 1)]
+        wanted = (ranks[0] < top_k) | (ranks[1] < top_k)
+        assert not wanted.all() and (ranks[0] < top_k).tolist() != (ranks[1] < top_k).tolist()
+        np.testing.assert_array_equal(np.isfinite(best.itm), wanted)
+        np.testing.assert_allclose(best.itm[wanted], matrix.itm[wanted], atol=1e-5)
+        np.testing.assert_allclose(best.itc, matrix.itc, atol=1e-6)
+    np.testing.assert_array_equal(
+        model.match_matrix(images, TEXTS, 3).itm, model.match_matrix(images, TEXTS).itm
+    )
 
 
 def test_images_are_opened_a_batch_at_a_time(monkeypatch):
@@ -139,6 +145,8 @@ def test_images_are_opened_a_batch_at_a_time(monkeypatch):
     monkeypatch.setattr(Pixels, "__getitem__", counted)
     model.match_matrix(images, TEXTS[:2], batch_size=2)
     assert sizes == [2, 2, 1]
+    model.match_matrix(images, TEXTS[:2], top_k=1, batch_size=2)
+    assert sizes[3:] == [2, 2, 1] * 2
 
 
 def test_the_first_token_of_a_match_is_a_convention():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.inference.batching import batches
-from blip_jax.inference.embed import embed_texts, encode_images, text_ids
+from blip_jax.inference.embed import embed_images, embed_texts, encode_images, text_ids
 from blip_jax.inference.pixels import Rows
 from blip_jax.inference.results import MatchMatrix
 from blip_jax.inference.trained import Trained
@@ -73,31 +73,42 @@ def match_matrix(
     top_k: int | None,
     batch_size: int,
 ) -> MatchMatrix:
-    """All of N images with all of M texts; ITM only for the `top_k` texts of highest ITC.
+    """All of N images with all of M texts.
 
-    Images and their tokens are held a batch at a time; the image tower runs once an image.
+    With `top_k`, ITM only for the pairs that either side wants: each image's `top_k` texts of
+    highest ITC and each text's `top_k` images, which takes a look at every image before.
+
+    Images and their tokens are held a batch at a time; what grows with N * M are the scores.
     """
     embeds = embed_texts(model, texts, batch_size)
     ids, mask = text_ids(model, texts)
     itc = np.empty((len(pixels), len(texts)), np.float32)
     itm = np.full_like(itc, np.nan)
+    wanted = np.ones(itc.shape, bool)
+    if top_k is not None and top_k < min(itc.shape):
+        wanted = among_best(embed_images(model, pixels, batch_size) @ embeds.T, top_k)
     for rows, count in batches(len(pixels), batch_size):
         tokens, image = encode_images(model.blip, model.on_device, pixels[rows])
-        block = np.asarray(image)[:count] @ embeds.T
-        itc[rows[:count]] = block
-        for owners, chosen in pair_batches(block, top_k, batch_size):
+        itc[rows[:count]] = np.asarray(image)[:count] @ embeds.T
+        for owners, chosen in pair_batches(wanted[rows[:count]], batch_size):
             batch = (tokens, owners, ids[chosen], mask[chosen])
             scores = match_probability(model.blip, model.on_device, *batch)
             itm[rows[owners], chosen] = scores  # what fills a batch up repeats its last pair
     return MatchMatrix(itm, itc)
 
 
-def pair_batches(
-    itc: np.ndarray, top_k: int | None, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def among_best(scores: np.ndarray, top_k: int) -> np.ndarray:
+    """Bool [N, M]: a score is one of the `top_k` highest of its row or of its column."""
+    found = np.zeros(scores.shape, bool)
+    for row, marks in zip(scores, found, strict=True):
+        marks[np.argpartition(-row, top_k - 1)[:top_k]] = True
+    for column, marks in zip(scores.T, found.T, strict=True):
+        marks[np.argpartition(-column, top_k - 1)[:top_k]] = True
+    return found
+
+
+def pair_batches(wanted: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(image, text) numbers of the pairs to score, a batch of them at a time."""
-    kept = min(top_k or itc.shape[1], itc.shape[1])
-    best = np.argsort(-itc, axis=1, kind="stable")[:, :kept]
-    owners, chosen = np.repeat(np.arange(len(itc)), kept), best.reshape(-1)
+    owners, chosen = np.nonzero(wanted)
     for rows, _ in batches(len(chosen), batch_size):
         yield owners[rows], chosen[rows]

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from blip_jax.interop.archive import open_archive
 from blip_jax.interop.names import EMBEDDINGS, MLP, SELF_ATTENTION, Reader, State, to_torch
@@ -44,10 +43,7 @@ def read_tensors(path: str | Path) -> State:
     if path.suffix == ".npz":
         return read_npz(path)
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        return read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin"):
         content = read_torch(path)
         state = content.get("model", content) if isinstance(content, dict) else None
@@ -62,6 +58,21 @@ def is_state(value: Any) -> TypeGuard[State]:
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(leaf, np.ndarray) for name, leaf in value.items()
     )
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of a .safetensors; the file is mapped anew for each, and so never twice there."""
+    try:
+        with safe_open(path, "numpy") as file:
+            names = list(file.keys())
+        return {name: read_one(path, name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def read_one(path: Path, name: str) -> np.ndarray:
+    with safe_open(path, "numpy") as file:
+        return file.get_tensor(name)
 
 
 def read_npz(path: Path) -> State:

@@ -1,7 +1,7 @@
 """What training keeps beside the parameters: momentum encoders and queues, in the original's names.
 
-Here it is {teacher, queue}, as `tasks.contrastive` keeps it, and `unread`: tensors of the file that
-nothing reads but that an export returns, such as the momentum encoder's cross-attention.
+Here it is {teacher, queue}, as `tasks.contrastive` keeps it. Files hold more, such as the momentum
+encoder's cross-attention, which nothing reads.
 """
 
 from typing import Any
@@ -56,15 +56,15 @@ def memory_shapes(params: Shapes, state: State, task: Task, embed_dim: int) -> S
     return shapes
 
 
-def read_memory(reader: Reader) -> Memory:
-    """Takes the whole memory; what it does not need of momentum goes to `unread`."""
+def read_memory(reader: Reader) -> tuple[Memory, State]:
+    """Takes the whole memory; and what it does not need of momentum, by its names there."""
     teacher = {
         "vision": reader.vision("visual_encoder_m."),
         "text": reader.text("text_encoder_m.", (*SELF_ATTENTION, *MLP)),
         **reader.tree(_PROJECTIONS_M, ""),
     }
     unread = {name: reader.take(name) for name in list(reader.state) if is_momentum(name)}
-    return {"teacher": teacher, "queue": read_queue(reader), "unread": unread}
+    return {"teacher": teacher, "queue": read_queue(reader)}, unread
 
 
 def read_queue(reader: Reader) -> Memory:
@@ -98,7 +98,7 @@ def write_memory(memory: Memory, params: State, task: Task) -> State:
         tower, _, rest = name.partition(".")
         if tower in _TOWERS:
             state[f"{tower}_m.{rest}"] = value
-    state |= fused(write_teacher(memory["teacher"])) | memory.get("unread", {})
+    state |= fused(write_teacher(memory["teacher"]))
     return state | write_queue(memory["queue"], task)
 
 

@@ -1,12 +1,15 @@
 """What an import did to the tensors of a file, and what it hands over."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from blip_jax.config import BlipConfig
+from blip_jax.interop.names import State
 from blip_jax.models.blip import Params
 
 _SHOWN = 3  # names of a list that are printed
+_TOLD = 20  # things wrong with a file that an error names
 
 
 @dataclasses.dataclass
@@ -35,15 +38,29 @@ def line(title: str, names: list[str]) -> str:
     return f"{title} {len(names)}: {shown}{more}"
 
 
+def listed(problems: Iterable[str]) -> str:
+    """'this is missing; that is unknown; and 600 more'."""
+    found = list(problems)
+    more = [f"and {len(found) - _TOLD} more"] if len(found) > _TOLD else []
+    return "; ".join(found[:_TOLD] + more)
+
+
 @dataclasses.dataclass(frozen=True)
 class Imported:
     """A model of another project: NumPy parameters, their config, and how they were read.
 
-    `memory` is what training keeps beside the parameters (see `interop.memory`), None where the
-    file has none.
+    `memory` is what training keeps beside the parameters (see `interop.memory`) and can go on
+    with, None where the file has none. `unread` holds tensors of the file by their names there,
+    that nothing here reads and an export returns.
     """
 
     params: Params
     config: BlipConfig
     memory: dict[str, Any] | None
     report: Report
+    unread: State = dataclasses.field(default_factory=dict)
+
+    @property
+    def queue_size(self) -> int:
+        """Length of the queues in `memory`, 0 without: the objective that goes on needs it."""
+        return len(self.memory["queue"]["image_index"]) if self.memory else 0

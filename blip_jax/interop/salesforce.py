@@ -34,7 +34,7 @@ from blip_jax.interop.names import (
     written,
     written_layers,
 )
-from blip_jax.interop.report import Imported, Report
+from blip_jax.interop.report import Imported, Report, listed
 from blip_jax.interop.shapes import template
 from blip_jax.interop.sizes import read_config
 from blip_jax.models.blip import Params, decoder_view, encoder_view
@@ -77,26 +77,31 @@ def import_salesforce(
         expected["temp"] = ()
     problems += misfits(tensors, expected)
     if problems:
-        raise ValueError(f"not a {config.task} model of BLIP: {'; '.join(problems)}")
+        raise ValueError(f"not a {config.task} model of BLIP: {listed(problems)}")
     report.split += [name for name in tensors if ".attn.qkv." in name]
     reader = Reader(tensors)
     del tensors
     params = read_params(reader, config.task)
-    memory = read_memory(reader) if remembers else None
-    if memory is not None:
-        memory["unread"] |= unread
-    return Imported(params, config, memory, report)
+    memory, more = read_memory(reader) if remembers else (None, {})
+    return Imported(params, config, memory, report, unread | more)
 
 
-def export_salesforce(params: Params, config: BlipConfig, memory: Memory | None = None) -> State:
+def export_salesforce(
+    params: Params,
+    config: BlipConfig,
+    memory: Memory | None = None,
+    unread: State | None = None,
+) -> State:
     """Parameters -> the original's state dict, complete: tied tensors under each of their names.
 
     With `memory`, as `import_salesforce` gives it or training keeps it, momentum encoders and
-    queues too. Values are views of the parameters where they can be.
+    queues too; with `unread` what the import found no place for. Values are views of the
+    parameters where they can be.
     """
     state = fused(write_params(params, config.task))
     if memory is not None:
         state |= write_memory(memory, state, config.task)
+    state |= unread or {}
     for name in [name for name in state if name.endswith(".position_embeddings.weight")]:
         ids = name.replace("position_embeddings.weight", "position_ids")
         state[ids] = np.arange(len(state[name]))[None]

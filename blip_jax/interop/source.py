@@ -9,6 +9,7 @@ import numpy as np
 
 from blip_jax.catalogue import Released, list_models
 from blip_jax.config import BlipConfig
+from blip_jax.interop.folder import import_folder, is_folder
 from blip_jax.interop.huggingface import import_huggingface
 from blip_jax.interop.initialisers import read_tensors
 from blip_jax.interop.report import Imported
@@ -28,11 +29,11 @@ def load_source(
     vision_heads: int | None = None,
     text_heads: int | None = None,
 ) -> Imported:
-    """Any BLIP weights of another project, on the conventions of their source.
+    """Any BLIP weights, on the conventions of their source.
 
     Args:
-      source: a .pth, .pt, .bin or .safetensors file in the original's names, a Hugging Face
-        folder, a name of `list_models()`, or a hub name.
+      source: a .pth, .pt, .bin or .safetensors file in the original's names, a folder of ours
+        or of Hugging Face, a name of `list_models()`, or a hub name.
       image_size: pixels; positions are interpolated to it as torch does. As stored by default.
       vision_heads, text_heads: attention heads, where a .pth's are not 64 wide.
 
@@ -41,7 +42,9 @@ def load_source(
       ValueError: what is there is no BLIP; the file is named with all that is wrong.
     """
     path = resolve(source)
-    if path.is_dir():
+    if is_folder(path):
+        imported = import_folder(path)
+    elif path.is_dir():
         imported = import_huggingface(path, vision_heads=vision_heads, text_heads=text_heads)
     else:
         imported = import_file(path, vision_heads, text_heads)
@@ -128,6 +131,8 @@ def find_tokenizer(path: Path) -> Tokenizer:
     Raises:
       FileNotFoundError: none there, and the hub gave no bert-base-uncased.
     """
+    if is_folder(path):
+        return Tokenizer.from_source(path / "tokenizer")
     folder = path if path.is_dir() else path.parent
     for place in (folder / "tokenizer", folder):
         if any((place / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
