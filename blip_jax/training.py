@@ -17,8 +17,8 @@ from blip_jax.data.mixture import Source
 from blip_jax.data.pipeline import train_dataset
 from blip_jax.data.record import Record
 from blip_jax.data.records import Records, read_json
-from blip_jax.interop.initialisers import initialise
-from blip_jax.interop.source import with_tokenizer
+from blip_jax.interop.initialisers import check_shapes, initialise
+from blip_jax.interop.source import load_source, with_tokenizer
 from blip_jax.model import Model, load, save
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.caption import Caption
@@ -50,8 +50,8 @@ def run_training(config: ConfigDict, workdir: str) -> str:
     task = make_task(config.task, Blip(model), config.run)
     sources = open_sources(config.sources)
 
-    def start() -> Params:
-        return initial_params(model, config.run.seed, config.init)
+    def start() -> Start:
+        return initial(model, config.run.seed, config.init)
 
     run = Run(RunFolder(workdir), config.task, config.run)
     fit(run, task, sources, tokenizer, model, start)
@@ -79,10 +79,33 @@ def model_config(model: ConfigDict, tokenizer: Tokenizer) -> BlipConfig:
     return with_tokenizer(dataclasses.replace(config, text=text), tokenizer)
 
 
-def initial_params(config: BlipConfig, seed: int, init: ConfigDict) -> Params:
-    """Random parameters, with the pretrained towers that `init` names put in."""
-    params = jax.device_get(jax.jit(Blip(config).init)(jax.random.key(seed)))
-    return initialise(params, init.vision, init.text)
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where training begins: parameters, and teacher and queue where a checkpoint has them."""
+
+    params: Params
+    memory: dict[str, Any] | None = None
+
+
+def initial(config: BlipConfig, seed: int, init: ConfigDict) -> Start:
+    """What `init.checkpoint` holds, or random parameters; with the towers that `init` names.
+
+    Raises:
+      ValueError: a file does not fit the model.
+    """
+    blip = Blip(config)
+    if not init.checkpoint:
+        params = jax.device_get(jax.jit(blip.init)(jax.random.key(seed)))
+        return Start(initialise(params, init.vision, init.text))
+    found = load_source(
+        init.checkpoint,
+        image_size=config.vision.image_size,
+        vision_heads=config.vision.heads,
+        text_heads=config.text.heads,
+    )
+    like = jax.eval_shape(blip.init, jax.random.key(seed))
+    check_shapes(found.params, like, init.checkpoint)
+    return Start(initialise(found.params, init.vision, init.text), found.memory)
 
 
 def open_sources(sources: ConfigDict) -> list[Source]:
@@ -127,7 +150,7 @@ def fit(
     data: Records | Sequence[Source],
     tokenizer: Tokenizer,
     config: BlipConfig,
-    start: Callable[[], Params],
+    start: Callable[[], Start],
 ) -> Model:
     """Trains a model into the run's folder, or opens it where it is already finished."""
     path = run.folder.local / MODEL
@@ -144,7 +167,8 @@ def fit(
         process_count=jax.process_count(),
         skips=skips,
     )
-    params = train(run, task, start(), batches)
+    begin = start()
+    params = train(run, task, begin.params, batches, begin.memory)
     if skips.counts:
         log.warning("%s: not used whole: %s", run.name, dict(skips.counts))
     model = Model(params, config, tokenizer)

@@ -70,7 +70,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "dtype": "float32" if cpu else "bfloat16",
         }
     )
-    config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
+    config.init = ConfigDict({"vision": "", "text": "", "checkpoint": ""})  # files, or ""
 
     # Stages
     batch_size = 32 if cpu else 256

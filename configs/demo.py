@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "unroll": 2,
         }
     )
-    config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
+    config.init = ConfigDict({"vision": "", "text": "", "checkpoint": ""})  # files, or ""
 
     # Stages
     # Small groups: among more, the hardest negative of a short caption is often true.

@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if not tiny:
         config.model.dtype = "bfloat16"  # of activations; weights and optimizer stay float32
         config.model.remat = "dots"
-    config.init = ConfigDict({"vision": "", "text": ""})  # files of pretrained towers
+    config.init = ConfigDict({"vision": "", "text": "", "checkpoint": ""})  # files, or ""
 
     # Run
     batch_size = 2560 if large else 3072

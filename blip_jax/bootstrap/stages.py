@@ -32,13 +32,13 @@ from blip_jax.data.records import Records, read_json
 from blip_jax.files import Progress, write_json
 from blip_jax.metrics.classification import precision_recall_at, roc_auc
 from blip_jax.model import CaptionOptions, Model
-from blip_jax.models.blip import Blip, Params
+from blip_jax.models.blip import Blip
 from blip_jax.tasks import caption, retrieval
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.loop import Run
 from blip_jax.train.state import Task
-from blip_jax.training import fit, initial_params, make_task, model_config
+from blip_jax.training import Start, fit, initial, make_task, model_config
 
 log = logging.getLogger(__name__)
 
@@ -59,33 +59,33 @@ class Loop:
         settings: ConfigDict,
         task: Task,
         records: Records,
-        start: Callable[[], Params],
+        start: Callable[[], Start],
     ) -> Model:
         """Trains one model of the loop, or opens it where it is already finished."""
         run = Run(RunFolder(str(self.workdir / name)), name, settings)
         return fit(run, task, records, self.tokenizer, self.model_config, start)
 
-    def initial_params(self) -> Params:
+    def initial(self) -> Start:
         """Where pre-training starts."""
-        return initial_params(self.model_config, self.config.seed, self.config.init)
+        return initial(self.model_config, self.config.seed, self.config.init)
 
     def pretrain(self, name: str, records: Records) -> Model:
         """Pre-training of one round, from scratch: the paper's Table 13 found no better start."""
         settings = self.config.pretrain
         task = self.task("pretrain", settings)
-        return self.stage(f"{name}/pretrain", settings, task, records, self.initial_params)
+        return self.stage(f"{name}/pretrain", settings, task, records, self.initial)
 
     def captioner(self, name: str, base: Model) -> Model:
         """LM on the clean set."""
         settings, clean = self.config.captioner, self.sources.clean
         task = self.task("caption", settings)
-        return self.stage(f"{name}/captioner", settings, task, clean, lambda: base.params)
+        return self.stage(f"{name}/captioner", settings, task, clean, lambda: Start(base.params))
 
     def filter(self, name: str, base: Model) -> Model:
         """ITC + ITM on the clean set, apart from the captioner (paper Table 4)."""
         settings, clean = self.config.filter, self.sources.clean
         task = self.task("retrieval", settings)
-        return self.stage(f"{name}/filter", settings, task, clean, lambda: base.params)
+        return self.stage(f"{name}/filter", settings, task, clean, lambda: Start(base.params))
 
     def task(self, name: str, settings: ConfigDict) -> Task:
         """The objective of a stage."""

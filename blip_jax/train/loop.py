@@ -37,7 +37,9 @@ class DivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
-def train(run: Run, task: Task, params: Params, data: Any) -> Params:
+def train(
+    run: Run, task: Task, params: Params, data: Any, memory: dict[str, Any] | None = None
+) -> Params:
     """Trains `task` from `params` for `config.steps` steps, or from the newest checkpoint.
 
     Args:
@@ -46,6 +48,8 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
       params: initial parameters; not used where a checkpoint is found.
       data: a Grain dataset that yields this process's rows of batches of `config.batch_size`,
         for ever.
+      memory: the task's own at the start, such as a checkpoint's teacher and queue; the task
+        makes its own if None.
 
     Returns:
       The parameters after the last step.
@@ -70,7 +74,7 @@ def train(run: Run, task: Task, params: Params, data: Any) -> Params:
     )
     with jax.set_mesh(mesh), checkpoints, StopSignal() as stop:
         with goodput.spent_on("setup"):
-            state = init_state(task, params, optimizer, config.seed, mesh, still)
+            state = init_state(task, params, optimizer, config.seed, mesh, still, memory)
             layout = jax.tree.map(lambda x: x.sharding, state)
             train_step = make_train_step(task, optimizer, layout, mesh, still, config.accumulate)
             iterator = iter(data)

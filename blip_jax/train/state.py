@@ -99,11 +99,36 @@ def init_state(
     seed: int,
     mesh: Mesh,
     frozen: tuple[str, ...] = (),
+    memory: dict[str, Any] | None = None,
 ) -> TrainState:
-    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`."""
+    """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`.
+
+    Raises:
+      ValueError: `memory` is not what the task keeps, as a queue of another length.
+    """
     build, rng = builder(task, optimizer, frozen), jax.random.key(seed)
-    layout = shardings(jax.eval_shape(build, params, rng), mesh)
-    return jax.jit(build, out_shardings=layout)(params, rng)
+    shapes = jax.eval_shape(build, params, rng)
+    layout = shardings(shapes, mesh)
+    state = jax.jit(build, out_shardings=layout)(params, rng)
+    if memory is None:
+        return state
+    check_memory(memory, shapes.memory)
+    return dataclasses.replace(state, memory=jax.device_put(memory, layout.memory))
+
+
+def check_memory(memory: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError that names what does not fit the task."""
+    found, needed = (
+        {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (memory, wanted)
+    )
+    wrong = [
+        f"{name} is {found.get(name, 'missing')}, expected {needed.get(name, 'none')}"
+        for name in sorted(found | needed)
+        if found.get(name) != needed.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"the checkpoint's teacher or queue does not fit: {'; '.join(wrong[:3])}")
 
 
 def abstract_state(
