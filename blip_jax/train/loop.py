@@ -100,6 +100,10 @@ def train(
                     # Order matters: the data iterator moves only after the state was saved.
                     checkpoints.save(step, state, iterator, now=stopped)
                 if stopped:
+                    if pending:
+                        report(writer, bar, *pending)
+                    goodput.report(step)
+                    publish(run)
                     raise Stopped(f"{run.name} stopped after step {step}, which is saved")
                 waiting = time.perf_counter()
                 with goodput.spent_on("data"):
