@@ -22,6 +22,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       one run of training, on every device of every process there is
+  compile --config FILE.py[:VARIANT] [--topology VERSION:SHAPE] [--config.key=value ...]
+      the train step for a TPU slice that is not here (v5e:16x16; needs the package libtpu), or
+      for the devices that are: memory, FLOPs, collectives, the compiler's own estimate
   goodput DIR
       where the time of a run in DIR went, over all its launches
   caption --model M IMAGE... [--method=beam|nucleus|greedy] [--prompt=TEXT] [--num_captions=N]
@@ -78,6 +81,7 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "compile": run_compile,
         "goodput": run_goodput,
         "convert": run_convert,
         "data": run_data,
@@ -115,6 +119,16 @@ def run_train(argv: list[str]) -> None:
     print(f"model: {run_training(config, workdir)}")
 
 
+def run_compile(argv: list[str]) -> None:
+    """blip-jax compile."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("topology", None, "such as v5e:16x16", flag_values=values)
+    config = read_config(argv, values)
+    from blip_jax.training import compile_training
+
+    print(compile_training(config, values.topology))
+
+
 def run_goodput(argv: list[str]) -> None:
     """blip-jax goodput."""
     from blip_jax.train.goodput import goodput, read_goodput, table
@@ -147,16 +161,24 @@ def run_data(argv: list[str]) -> None:
 
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:
-    """--config, its overrides and --workdir.
+    """--config, its overrides and --workdir."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+    config = read_config(argv, values)
+    if values.workdir is None:
+        raise UserError("--config and --workdir are both needed")
+    return config, values.workdir
+
+
+def read_config(argv: list[str], values: flags.FlagValues) -> ConfigDict:
+    """--config and its overrides; other flags go to `values`.
 
     Raises:
       UserError: a flag or a config key that does not exist, with the nearest that does.
     """
-    values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", flag_values=values, lock_config=True, sys_argv=["blip-jax", *argv]
     )
-    flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     try:
         rest = values(["blip-jax", *argv])[1:]
         config = values.config
@@ -170,9 +192,9 @@ def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}")
-    if config is None or values.workdir is None:
-        raise UserError("--config and --workdir are both needed")
-    return config, values.workdir
+    if config is None:
+        raise UserError("--config is needed")
+    return config
 
 
 def compilation_cache() -> None:

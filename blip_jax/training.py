@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -26,9 +27,11 @@ from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tasks.retrieval import Retrieval
 from blip_jax.tokenizer import Tokenizer
+from blip_jax.train import ahead
 from blip_jax.train.folder import MODEL, RunFolder
 from blip_jax.train.hosts import is_first
-from blip_jax.train.loop import Run, train
+from blip_jax.train.loop import Run, check_batch, train
+from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import Task
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,32 @@ def run_training(config: ConfigDict, workdir: str) -> str:
     run = Run(RunFolder(workdir), config.task, config.run)
     fit(run, task, sources, tokenizer, model, start)
     return f"{workdir.rstrip('/')}/{MODEL}"
+
+
+def compile_training(config: ConfigDict, topology: str | None) -> str:
+    """The train step of `config` compiled for a topology, or for the devices there are.
+
+    Returns:
+      A table of what the compiler says. Nothing is allocated and nothing is run.
+    """
+    devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
+    mesh = make_mesh(config.run.mesh.to_dict(), devices)
+    check_batch(config.run, mesh)
+    blip = Blip(BlipConfig.from_dict(config.model.to_dict()))
+    task = make_task(config.task, blip, config.run)
+    params = jax.eval_shape(blip.init, jax.random.key(0))
+    rows, size = config.run.batch_size, blip.config.vision.image_size
+    text = jax.ShapeDtypeStruct((rows, config.run.data.max_tokens), np.int32)
+    row = jax.ShapeDtypeStruct((rows,), np.int32)
+    batch = {
+        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
+        "input_ids": text,
+        "attention_mask": text,
+        "image_index": row,
+        "prompt_length": row,
+    }
+    program = ahead.compile_step(task, params, batch, config.run, mesh)
+    return ahead.table([program], ahead.chip_of(topology) if topology else None)
 
 
 def make_task(name: str, blip: Blip, settings: ConfigDict) -> Task:

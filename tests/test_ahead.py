@@ -1,0 +1,81 @@
+"""Programs compiled without running: what the compiler finds in the train step."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from tiny import CONFIG, batch, pretraining, settings
+
+from blip_jax.models.blip import Blip
+from blip_jax.train import ahead
+from blip_jax.train.mesh import make_mesh
+from blip_jax.train.state import abstract_state, make_train_step
+
+SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0))
+PARAMS = jax.eval_shape(Blip(CONFIG).init, jax.random.key(0))
+
+
+def compiled(mesh, devices=8):
+    grid = make_mesh(mesh, jax.devices()[:devices])
+    return ahead.compile_step(pretraining(group=0), PARAMS, SHAPES, settings(), grid)
+
+
+def lowered(mesh):
+    """The step as it is handed to the compiler."""
+    grid, optimizer = make_mesh(mesh), optax.sgd(0.1)
+    with jax.set_mesh(grid):
+        state = abstract_state(pretraining(), PARAMS, optimizer, grid)
+        layout = jax.tree.map(lambda x: x.sharding, state)
+        step = make_train_step(pretraining(), optimizer, layout, grid)
+        return step.lower(state, ahead.on_batch(SHAPES, grid)).as_text()
+
+
+def test_one_device_needs_no_collectives_and_eight_need_less_memory_each():
+    one, many = compiled({"data": 1}, 1), compiled({"data": 8})
+    assert one.collectives == {} and one.flops > 0
+    assert many.collectives["all-reduce"][0] > 0
+    assert many.memory < one.memory and many.flops < one.flops / 3
+
+
+def test_collectives_are_those_the_mesh_is_for():
+    data, fsdp = compiled({"data": 8}), compiled({"data": 1, "fsdp": 8})
+    # Rows alone are split: gradients are summed; features are gathered for the contrast.
+    assert data.collectives["all-reduce"][1] > 0
+    # Weights are split too: they are gathered where they are used.
+    assert fsdp.collectives["all-gather"][1] > data.collectives.get("all-gather", (0, 0))[1]
+    assert fsdp.memory < data.memory
+
+
+def test_the_step_says_how_activations_lie():
+    text = lowered({"data": 2, "fsdp": 2, "tensor": 2})
+    found = re.findall(r"sdy.sharding_constraint .*?<@mesh, (\[.*?\])>", text)
+    rows = '{"slice", "data", "fsdp"}'
+    assert any(spec.startswith(f"[{rows}, ") and '{"tensor"}' in spec for spec in found)
+    assert any(spec == f"[{rows}, {{}}, {{}}]" for spec in found), found[:5]
+
+
+def test_hlo_is_read_as_it_is_written():
+    hlo = """
+      %a = bf16[8,128]{1,0} all-gather(bf16[1,128] %x), dimensions={0}
+      %b = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(f32[4] %y, f32[2,2] %z)
+      %c = f32[] add(f32[] %p, f32[] %q)
+    """
+    found = ahead.collectives(hlo)
+    assert found == {"all-gather": (1, 2 * 8 * 128), "all-reduce": (1, 4 * 8)}
+
+
+def test_the_table_sets_what_is_needed_beside_what_there_is():
+    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, {"all-reduce": (2, 2**21)}, 1.0)
+    text = ahead.table([program], "v5e")
+    assert "GiB a device of 16" in text and "8.00" in text and "51 %" in text
+    none = dataclasses.replace(program, seconds=None)
+    assert none.mfu(1e12) is None and "none" in ahead.table([none], None)
+
+
+def test_unknown_topologies_are_refused():
+    with pytest.raises(ValueError, match="expected VERSION:SHAPE with one of v4, v5e"):
+        ahead.topology_devices("h100:8")
+    assert np.isclose(ahead.array_bytes("bf16", "3,5"), 30)
