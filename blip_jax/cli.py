@@ -103,6 +103,13 @@ def run_bootstrap(argv: list[str]) -> None:
     config, workdir = parse_config(argv)
     compilation_cache()
     from blip_jax.bootstrap.stages import bootstrap
+    from blip_jax.train.hosts import is_cluster
+
+    if "://" in workdir or is_cluster():
+        raise UserError(
+            "bootstrap runs in one process and in a folder on disk; `blip-jax train` takes buckets "
+            "and many processes"
+        )
 
     print(f"report: {bootstrap(config, Path(workdir))}")
 

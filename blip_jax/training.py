@@ -1,8 +1,10 @@
 """One run of training, from a config to a model folder: `blip-jax train`, and the loop's stages."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from blip_jax.data.mixture import Source
 from blip_jax.data.pipeline import train_dataset
 from blip_jax.data.record import Record
 from blip_jax.data.records import Records, read_json
+from blip_jax.files import write_json
 from blip_jax.interop.initialisers import check_shapes, initialise
 from blip_jax.interop.source import load_source, with_tokenizer
 from blip_jax.model import Model, load, save
@@ -48,17 +51,52 @@ def run_training(config: ConfigDict, workdir: str) -> str:
       ValueError: a source, a size or a task that does not fit, named.
       FileNotFoundError: data or weights that are not there.
     """
+    folder = RunFolder(workdir)
+    claim(config, folder.local, write=is_first())
     tokenizer = Tokenizer.from_source(config.tokenizer)
     model = model_config(config.model, tokenizer)
     task = make_task(config.task, Blip(model), config.run)
     sources = open_sources(config.sources)
 
     def start() -> Start:
-        return initial(model, config.run.seed, config.init)
+        begin = initial(model, config.run.seed, config.init)
+        # Pre-training goes on with its features; for another task they are stale.
+        return begin if config.task == "pretrain" else Start(begin.params)
 
-    run = Run(RunFolder(workdir), config.task, config.run)
+    run = Run(folder, config.task, config.run)
     fit(run, task, sources, tokenizer, model, start)
     return f"{workdir.rstrip('/')}/{MODEL}"
+
+
+def claim(config: ConfigDict, workdir: Path, write: bool) -> None:
+    """Writes config.json into a new workdir, if told to; in an old one, checks that it is the same.
+
+    Raises:
+      ValueError: the workdir belongs to another config; the differing keys are named.
+    """
+    path = workdir / "config.json"
+    asked = json.loads(json.dumps(config.to_dict()))
+    if not path.exists():
+        if write:
+            write_json(path, asked)
+        return
+    found = json.loads(path.read_text())
+    if found != asked:
+        old, new = flat(found), flat(asked)
+        differ = sorted(k for k in old | new if old.get(k) != new.get(k))
+        raise ValueError(
+            f"{workdir} was begun with another config ({', '.join(differ[:5])} differ); "
+            "give the same config to carry on, or another --workdir"
+        )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"a.b": value}."""
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        items |= inner if inner is not None else {prefix + key: value}
+    return items
 
 
 def compile_training(config: ConfigDict, topology: str | None) -> str:
@@ -70,8 +108,10 @@ def compile_training(config: ConfigDict, topology: str | None) -> str:
     devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
     mesh = make_mesh(config.run.mesh.to_dict(), devices)
     check_batch(config.run, mesh)
+    parts = config.run.batch_size // config.run.accumulate
     blip = Blip(BlipConfig.from_dict(config.model.to_dict()))
     task = make_task(config.task, blip, config.run)
+    task.check(parts)
     params = jax.eval_shape(blip.init, jax.random.key(0))
     rows, size = config.run.batch_size, blip.config.vision.image_size
     text = jax.ShapeDtypeStruct((rows, config.run.data.max_tokens), np.int32)
@@ -134,7 +174,20 @@ def initial(config: BlipConfig, seed: int, init: ConfigDict) -> Start:
     )
     like = jax.eval_shape(blip.init, jax.random.key(seed))
     check_shapes(found.params, like, init.checkpoint)
+    check_conventions(found.config, config, init.checkpoint)
     return Start(initialise(found.params, init.vision, init.text), found.memory)
+
+
+def check_conventions(found: BlipConfig, config: BlipConfig, source: str) -> None:
+    """Raises ValueError where a source means its weights otherwise than `config` does."""
+    pairs = {
+        "vision.norm_eps": (found.vision.norm_eps, config.vision.norm_eps),
+        "text.norm_eps": (found.text.norm_eps, config.text.norm_eps),
+        "conventions": (found.conventions, config.conventions),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise ValueError(f"{source} has {name} {theirs}; config.model.{name} is {ours}")
 
 
 def open_sources(sources: ConfigDict) -> list[Source]:
@@ -165,8 +218,14 @@ def open_records(place: str, image_root: str) -> Sequence[Record]:
         return read_json(place, image_root or None)
     is_pattern = any(c in place for c in "*?[{")
     files = storage.matching(place) if is_pattern else storage.list_files(place)
+    if any(name.endswith("/conversion.json") for name in files) and not any(
+        name.endswith("/manifest.json") for name in files
+    ):
+        raise ValueError(f"{place}: `blip-jax data convert` did not come to its end there")
     if found := storage.with_suffix(files, *SUFFIXES):
         return ArrayRecords(found)
+    if not files:
+        raise FileNotFoundError(f"{place}: nothing is there")
     raise ValueError(
         f"{place}: expected a .json list, or a folder or pattern of ArrayRecord files; "
         "`blip-jax data convert` makes them of other data"

@@ -9,7 +9,7 @@ its image_root. Words of the variant, with commas between them:
 
     vit_b, vit_l     size of the vision tower
     14m, 129m        human and web pairs; with LAION, of which each epoch sees another fifth
-    paper            the paper's batch sizes, 2880 and 2400, which no power of two divides
+    paper            the paper's batch sizes, 2880 and 2400, on 32 devices
     as_released      the released code's: batch 600, rate times 0.9 an epoch, all weights decayed,
                      Brightness and Sharpness without effect
     tiny             a model of a few steps that shows that the data and the machines work
@@ -79,7 +79,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "momentum": 0.995,
             "alpha": 0.4,
             "alpha_ramp_steps": 2 * epoch,
-            # Hard negatives come from so many rows; it must divide the rows of a device.
+            # Hard negatives come from so many rows; where they are not of one device, image
+            # tokens travel.
             "group": 75 if released else 12 if not large else 10,
         }
     )

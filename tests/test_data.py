@@ -406,7 +406,7 @@ def test_broken_images_are_left_out_counted_and_logged_once(tmp_path, tokenizer,
 def test_mostly_broken_images_stop_the_run(tmp_path, tokenizer):
     records = make_rows(tmp_path, 6, broken=(0, 1, 2, 3, 4, 5))
     stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0))
-    with pytest.raises(ValueError, match="More than half of the 6 images"):
+    with pytest.raises(ValueError, match="More than half of [0-9]+ images could"):
         next(stream)
 
 

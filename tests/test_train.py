@@ -18,13 +18,14 @@ from blip_jax.errors import Stopped
 from blip_jax.models.blip import Blip
 from blip_jax.tasks.caption import Caption
 from blip_jax.tasks.contrastive import enqueue
+from blip_jax.train import folder as folder_module
 from blip_jax.train import loop
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import goodput, read_goodput, table
 from blip_jax.train.loop import DivergedError, Run, train
 from blip_jax.train.mesh import make_mesh, put_batch, shardings
 from blip_jax.train.metrics import read_metrics
-from blip_jax.train.optimizer import decayed, make_optimizer, schedule
+from blip_jax.train.optimizer import decayed, frozen, make_optimizer, schedule
 from blip_jax.train.state import init_state, joined, make_train_step, split
 
 
@@ -118,8 +119,8 @@ def test_teacher_moves_by_an_exponential_average_before_its_features_are_taken()
         expected = 0.9 * memory["teacher"][name]["kernel"] + 0.1 * params[name]["kernel"]
         np.testing.assert_allclose(after["teacher"][name]["kernel"], expected, atol=1e-6)
     still = pretraining(momentum=1.0)
-    frozen = step_of(still, params, memory)
-    difference = np.abs(after["queue"]["image"][:8] - frozen["queue"]["image"][:8]).max()
+    unmoved = step_of(still, params, memory)
+    difference = np.abs(after["queue"]["image"][:8] - unmoved["queue"]["image"][:8]).max()
     assert difference > 1e-4
 
 
@@ -171,9 +172,10 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
 
     class DyingCheckpoints(loop.Checkpoints):
         def save(self, step, state, data, now=False):
-            super().save(step, state, data, now)
+            begun = super().save(step, state, data, now)
             if step == 5:
                 raise Killed
+            return begun
 
     run = run_in(tmp_path / "b", "b", settings())
     with monkeypatch.context() as patch:
@@ -245,7 +247,7 @@ def test_sigterm_saves_stops_and_the_rest_is_what_it_would_have_been(tmp_path, o
 
 
 def test_a_run_in_a_bucket_keeps_its_small_files_at_hand(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(folder_module, "CACHE", tmp_path)
     folder = RunFolder("memory://bucket/run/")
     assert folder.checkpoints == "memory://bucket/run/checkpoints"
     (folder.local / "metrics.jsonl").write_text("1\n")
@@ -314,16 +316,16 @@ def test_metrics_survive_a_line_cut_by_a_kill(tmp_path):
 def test_a_factor_of_zero_freezes_what_its_pattern_finds(tmp_path, one_device):
     start = init_params()
     config = settings(2)
-    config.optimizer.multipliers = {"^vision/": 0, "^itm_head": 1.0}
+    config.optimizer.multipliers = {"^itm_head": 1.0, "^vision/": 0}
     end = train(run_in(tmp_path, "pretrain", config), pretraining(), start, dataset())
     jax.tree.map(np.testing.assert_array_equal, end["vision"], start["vision"])
     assert not np.array_equal(end["vision_proj"]["kernel"], start["vision_proj"]["kernel"])
-    trained, still = split(start, ("^vision/",))
+    trained, still = split(start, frozen({"^vision/": 0}))
     optimizer = make_optimizer(config.optimizer, 2)
     assert len(jax.tree.leaves(still)) == len(jax.tree.leaves(start["vision"]))
     jax.tree.map(np.testing.assert_array_equal, joined(trained, still), start)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    state = init_state(pretraining(), start, optimizer, 0, mesh, ("^vision/",))
+    state = init_state(pretraining(), start, optimizer, 0, mesh, frozen({"^vision/": 0}))
     moments = sum(x.ndim > 0 for x in jax.tree.leaves(state.opt_state))
     assert moments == 2 * sum(x.ndim > 0 for x in jax.tree.leaves(trained))
 

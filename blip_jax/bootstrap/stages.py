@@ -38,7 +38,7 @@ from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.loop import Run
 from blip_jax.train.state import Task
-from blip_jax.training import Start, fit, initial, make_task, model_config
+from blip_jax.training import Start, claim, fit, initial, make_task, model_config
 
 log = logging.getLogger(__name__)
 
@@ -216,38 +216,12 @@ def open_loop(config: ConfigDict, workdir: Path) -> Loop:
     Raises:
       ValueError: the workdir belongs to another config; the differing keys are named.
     """
-    claim(config, workdir)
+    claim(config, workdir, write=True)
     with bar("data", "image") as progress:
         sources = open_sources(config, workdir, progress)
     tokenizer = open_tokenizer(config, sources, workdir)
     config_of_model = model_config(config.model, tokenizer)
     return Loop(config, workdir, sources, tokenizer, config_of_model)
-
-
-def claim(config: ConfigDict, workdir: Path) -> None:
-    """Writes config.json into a new workdir; in an old one, checks that it is the same."""
-    path = workdir / "config.json"
-    asked = json.loads(json.dumps(config.to_dict()))
-    if not path.exists():
-        write_json(path, asked)
-        return
-    found = json.loads(path.read_text())
-    if found != asked:
-        old, new = flat(found), flat(asked)
-        differ = sorted(k for k in old | new if old.get(k) != new.get(k))
-        raise ValueError(
-            f"{workdir} was begun with another config ({', '.join(differ[:5])} differ); "
-            "give the same config to carry on, or another --workdir"
-        )
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> {"a.b": value}."""
-    items: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        items |= inner if inner is not None else {prefix + key: value}
-    return items
 
 
 def bootstrap(config: ConfigDict, workdir: Path) -> Path:

@@ -39,13 +39,16 @@ def mixture(sources: Sequence[Source], seed: int) -> grain.MapDataset:
     order that is fresh each time. The sources follow each other in fixed proportions.
 
     Raises:
-      ValueError: no records, a weight that is not above 0, or more parts than records.
+      ValueError: no records, a weight that is not above 0 or that others lack, or more parts than
+        records.
     """
     for source in sources:
         if not 0 < source.parts <= len(source.records):
             raise ValueError(f"{len(source.records)} records cannot make {source.parts} parts.")
         if source.weight is not None and not source.weight > 0:
             raise ValueError(f"a source's weight must be above 0, not {source.weight}.")
+    if len({source.weight is None for source in sources}) > 1:
+        raise ValueError("a weight is a share: give one to every source, or to none.")
     streams = [_stream(source, [seed, number]) for number, source in enumerate(sources)]
     weights = [s.epoch if s.weight is None else s.weight for s in sources]
     return streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, weights)

@@ -83,7 +83,7 @@ def train_dataset(
         raise ValueError(f"{total} records cannot fill one batch of {batch_size}.")
     skips = Skips() if skips is None else skips
     local_size = batch_size // process_count
-    reader = ExampleReader(options, skips, total // max(workers, 1))
+    reader = ExampleReader(options, skips, total)
     # Slicing the endless stream, not the records, keeps processes in the same epoch.
     rows = mixture(sources, seed).seed(seed).random_map(reader)
     rows = _Share(rows, local_size, process_index, process_count)

@@ -32,6 +32,7 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
+_PAIRED = ("all-gather", "collective-permute")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -122,7 +123,9 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
     size: Counter[str] = Counter()
     for shapes, kind in _COLLECTIVE.findall(hlo):
         count[kind] += 1
-        size[kind] += sum(array_bytes(*array) for array in _ARRAY.findall(shapes))
+        arrays = [array_bytes(*array) for array in _ARRAY.findall(shapes)]
+        # What starts without waiting names its operand beside its result; a sum has many of both.
+        size[kind] += max(arrays) if kind in _PAIRED else sum(arrays)
     return {kind: (count[kind], size[kind]) for kind in sorted(count)}
 
 
@@ -158,4 +161,7 @@ def table(programs: list[Program], chip: str | None) -> str:
             mfu,
         )
         lines.append("| " + " | ".join(cells) + " |")
+    lines.append(
+        "\nFLOPs, collectives and time of a loop over layers or parts count one turn of it."
+    )
     return "\n".join(lines)

@@ -32,13 +32,18 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._checkpointer.close()
 
-    def save(self, step: int, state: TrainState, data: Any, now: bool = False) -> None:
-        """Saves if `step`, the state's, is one to save at, or `now`. `data` is a Grain iterator."""
-        if step > self._latest:  # a restored step is there already, and step 0 is no work
-            facts = {"processes": jax.process_count(), "rows": step * self._batch_size}
-            self._checkpointer.save_checkpointables_async(
-                step, {"state": state, "data": data}, force=now, custom_metadata=facts
-            )
+    def save(self, step: int, state: TrainState, data: Any, now: bool = False) -> bool:
+        """Saves if `step`, the state's, is one to save at, or `now`. `data` is a Grain iterator.
+
+        Returns whether a save began.
+        """
+        if step <= self._latest:  # a restored step is there already, and step 0 is no work
+            return False
+        facts = {"processes": jax.process_count(), "rows": step * self._batch_size}
+        begun = self._checkpointer.save_checkpointables_async(
+            step, {"state": state, "data": data}, force=now, custom_metadata=facts
+        )
+        return begun is not None
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
         """The newest saved state, laid out like `state`; `data` is moved to where it was.

@@ -1,13 +1,19 @@
 """Where a run lives: a folder on disk, or a bucket with its small files at hand on disk."""
 
 import hashlib
+import logging
 import posixpath
-import tempfile
+import shutil
 from pathlib import Path
+
+import jax
 
 from blip_jax.data import storage
 
-KEPT = ("metrics.jsonl", "goodput.jsonl")  # what a launch adds to
+log = logging.getLogger(__name__)
+
+CACHE = Path.home() / ".cache/blip_jax/runs"
+KEPT = ("config.json", "metrics.jsonl", "goodput.jsonl")  # what a launch adds to, or checks
 MODEL = "model"
 _LAST = "config.json"  # without it a folder is no model, so it is sent when all else is there
 
@@ -26,13 +32,13 @@ class RunFolder:
             self.checkpoints = str(self.local / "checkpoints")
             return
         name = hashlib.sha256(self._bucket.encode()).hexdigest()[:16]
-        self.local = Path(tempfile.gettempdir()) / f"blip_jax-{name}"
+        self.local = CACHE / f"{name}-{jax.process_index()}"
         self.checkpoints = f"{self._bucket}/checkpoints"
         self._sent: dict[Path, tuple[int, int]] = {}
         self._fetch()
 
     def publish(self) -> None:
-        """Sends what is new or has changed since."""
+        """Sends what is new or has changed since; what cannot be sent now is sent next time."""
         if self._bucket is None:
             return
         files = [path for path in self.local.rglob("*") if path.is_file()]
@@ -40,12 +46,17 @@ class RunFolder:
             facts = path.stat().st_mtime_ns, path.stat().st_size
             if self._sent.get(path) != facts:
                 target = posixpath.join(self._bucket, path.relative_to(self.local).as_posix())
-                storage.filesystem(target).put_file(str(path), target)
+                try:
+                    storage.filesystem(target).put_file(str(path), target)
+                except OSError as error:
+                    log.warning("%s was not written: %s", target, error)
+                    return
                 self._sent[path] = facts
 
     def _fetch(self) -> None:
         """Brings what another launch wrote; what lies here already may be of a lost one."""
         assert self._bucket is not None
+        shutil.rmtree(self.local, ignore_errors=True)
         self.local.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
             self._get(f"{self._bucket}/{name}", self.local / name)
@@ -56,7 +67,6 @@ class RunFolder:
                 self._get(address, self.local / MODEL / name)
 
     def _get(self, address: str, path: Path) -> None:
-        path.unlink(missing_ok=True)
         if storage.exists(address):
             path.parent.mkdir(parents=True, exist_ok=True)
             storage.filesystem(address).get_file(address, str(path))

@@ -49,7 +49,8 @@ class Goodput:
     def _write(self, row: dict[str, Any]) -> None:
         if self._enabled:
             with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                # A kill may have cut the line before; it must not take this one with it.
+                file.write("\n" + json.dumps(row) + "\n")
 
 
 def read_goodput(folder: Path) -> list[list[dict[str, Any]]]:
@@ -66,7 +67,7 @@ def read_goodput(folder: Path) -> list[list[dict[str, Any]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # a kill can cut the line being written
+            continue  # empty, or cut by a kill
         if "start" in row:
             launches.append([])
         launches[-1].append(row)
@@ -80,8 +81,10 @@ def goodput(launches: list[list[dict[str, Any]]]) -> dict[str, float]:
     short of its report cannot tell apart, "down" the time between launches.
     """
     total: dict[str, float] = defaultdict(float)
-    reached = [restored_step(launch) for launch in launches[1:]] + [None]
-    for number, (launch, redone) in enumerate(zip(launches, reached, strict=True)):
+    for number, launch in enumerate(launches):
+        # A launch that died before its first report says nothing of what it took up.
+        later = [each[1]["step"] for each in launches[number + 1 :] if len(each) > 1]
+        redone = min(later, default=None)
         for row in launch[1:]:
             lost = redone is not None and row["step"] > redone
             for what, value in row["seconds"].items():
@@ -90,11 +93,6 @@ def goodput(launches: list[list[dict[str, Any]]]) -> dict[str, float]:
             ended = launch[-1].get("end", launch[-1].get("start"))
             total["down"] += max(launches[number + 1][0]["start"] - ended, 0.0)
     return dict(total)
-
-
-def restored_step(launch: list[dict[str, Any]]) -> int:
-    """The step a launch began at; its first report is written once it knows."""
-    return launch[1]["step"] if len(launch) > 1 else 0
 
 
 def table(seconds: dict[str, float]) -> str:

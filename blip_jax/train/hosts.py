@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+_GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
 
 def join_hosts() -> None:
     """Joins the other processes of this run, where there are any; call before the first array.
@@ -19,7 +21,7 @@ def join_hosts() -> None:
     Raises:
       ValueError: one of the three variables is missing or no number.
     """
-    if "JAX_NUM_PROCESSES" in os.environ or "JAX_PROCESS_ID" in os.environ:
+    if any(name in os.environ for name in _GIVEN):
         if not os.environ.get("JAX_COORDINATOR_ADDRESS"):
             raise ValueError("JAX_COORDINATOR_ADDRESS is not set; expected host:port of process 0")
         count, index = (number_in(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))

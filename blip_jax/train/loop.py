@@ -72,7 +72,8 @@ def train(
     checkpoints = Checkpoints(
         run.folder.checkpoints, config.checkpoint_every, config.keep, config.batch_size
     )
-    with jax.set_mesh(mesh), checkpoints, StopSignal() as stop:
+    # A second SIGTERM must not cut short what the first one saves.
+    with jax.set_mesh(mesh), StopSignal() as stop, writer, checkpoints:
         with goodput.spent_on("setup"):
             state = init_state(task, params, optimizer, config.seed, mesh, still, memory)
             layout = jax.tree.map(lambda x: x.sharding, state)
@@ -98,12 +99,12 @@ def train(
                     if stopped or step % config.checkpoint_every == 0:
                         check_finite(recent)  # no checkpoint is made of a diverged state
                     # Order matters: the data iterator moves only after the state was saved.
-                    checkpoints.save(step, state, iterator, now=stopped)
+                    if checkpoints.save(step, state, iterator, now=stopped):
+                        publish(run)
                 if stopped:
                     if pending:
                         report(writer, bar, *pending)
                     goodput.report(step)
-                    publish(run)
                     raise Stopped(f"{run.name} stopped after step {step}, which is saved")
                 waiting = time.perf_counter()
                 with goodput.spent_on("data"):
@@ -118,9 +119,9 @@ def train(
                     check_finite(recent)
                     report(writer, bar, *pending)
                     goodput.report(step)
-                    publish(run)
                     pending = None
-                recent[step + 1] = metrics["loss"]
+                # The gradient too: it is what makes the next parameters.
+                recent[step + 1] = metrics["loss"] + 0 * metrics["grad_norm"]
                 if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                     elapsed, done = time.perf_counter() - started, step + 1 - first
                     host = {
@@ -134,9 +135,8 @@ def train(
             if pending:
                 report(writer, bar, *pending)
         with goodput.spent_on("checkpoint"):
-            checkpoints.save(config.steps, state, iterator)
+            checkpoints.save(config.steps, state, iterator, now=True)
         goodput.report(config.steps)
-    writer.close()
     publish(run)
     return on_host(state.params)
 
@@ -166,14 +166,17 @@ def check_finite(losses: dict[int, jax.Array]) -> None:
     for step, loss in losses.items():
         if not math.isfinite(float(loss)):
             raise DivergedError(
-                f"the loss is {float(loss)} at step {step}: lower optimizer.lr, or look at "
-                "metrics.jsonl for the step where it turned; the last checkpoint is kept"
+                f"the loss or its gradient is no number at step {step}: lower optimizer.lr, or "
+                "look at metrics.jsonl for where it turned; the last checkpoint is kept"
             )
     losses.clear()
 
 
 def check_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Raises ValueError where the batch cannot be cut up, or split over the mesh."""
+    for name in ("steps", "log_every", "checkpoint_every", "keep"):
+        if config[name] < 1:
+            raise ValueError(f"{name} is {config[name]}; expected at least 1")
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ValueError(
             f"accumulate {config.accumulate} must be at least 1 and divide batch_size "

@@ -30,20 +30,23 @@ def make_mesh(shape: dict[str, int], devices: list[Any] | None = None) -> Mesh:
     """A mesh over all devices; an axis of -1 takes what the others leave.
 
     `slice` counts groups of devices that only a slower network joins: they share the batch, and
-    each holds all parameters.
+    each holds all parameters. It is found out where it is 1.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices, or `slice` is not the number
-        of slices the devices say they are in.
+      ValueError: the axes do not multiply to the number of devices, `slice` is not the number of
+        slices the devices say they are in, or "tensor" reaches beyond a process.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape.get(axis, 1) for axis in AXES]
+    if any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"config.mesh {dict(shape)}: every axis is at least 1, or -1")
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    sizes[0] = slices if sizes[0] == 1 else sizes[0]
     rest = math.prod(size for size in sizes if size != -1)
     sizes = [len(devices) // rest if size == -1 else size for size in sizes]
     if math.prod(sizes) != len(devices):
         wanted = ", ".join(f"{a}={s}" for a, s in zip(AXES, sizes, strict=True))
         raise ValueError(f"config.mesh ({wanted}) does not multiply to {len(devices)} devices")
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and sizes[0] != slices:
         raise ValueError(f"config.mesh.slice is {sizes[0]}, but the devices are in {slices} slices")
     if slices > 1:
@@ -52,7 +55,15 @@ def make_mesh(shape: dict[str, int], devices: list[Any] | None = None) -> Mesh:
         )
     else:
         grid = mesh_utils.create_device_mesh(sizes, devices=devices)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    mesh = Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    if {d.process_index for d in devices} == set(range(jax.process_count())):
+        local = mesh.local_mesh.shape["tensor"]
+        if local != mesh.shape["tensor"]:  # processes would hold different rows of one batch
+            raise ValueError(
+                f"config.mesh.tensor is {mesh.shape['tensor']}, but a process has {local} of those "
+                "devices; use fsdp across processes"
+            )
+    return mesh
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -83,4 +94,9 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's share of a batch -> global arrays, split over the batch axes."""
     sharding = NamedSharding(mesh, BATCH)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    return {
+        k: jax.make_array_from_process_local_data(
+            sharding, v, (len(v) * jax.process_count(), *v.shape[1:])
+        )
+        for k, v in batch.items()
+    }

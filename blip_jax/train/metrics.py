@@ -19,11 +19,15 @@ class MetricWriter:
         if self._board is None:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            # A kill may have cut the line before; it must not take this one with it.
+            file.write("\n" + json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Flushes what TensorBoard holds back."""
         if self._board is not None:
             self._board.close()
@@ -39,6 +43,6 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # a kill can cut the line being written
+            continue  # empty, or cut by a kill
         rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]

@@ -1,6 +1,7 @@
 """AdamW with the schedules of the original (`utils.py`), by step instead of by epoch."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,30 +60,31 @@ def decayed(params: Any) -> Any:
     )
 
 
+def factor(name: str, multipliers: dict[str, float]) -> float:
+    """What a parameter's learning rate is multiplied by: that of the first pattern found in its
+    path, 1 without one. A config keeps its patterns in alphabetical order."""
+    return next((f for pattern, f in multipliers.items() if re.search(pattern, name)), 1.0)
+
+
 def multiplied(multipliers: dict[str, float]) -> optax.GradientTransformation:
-    """Scales the updates of parameters whose path a pattern is found in."""
-
-    def factor(path: tuple[Any, ...]) -> float:
-        name = path_name(path)
-        return next((f for pattern, f in multipliers.items() if re.search(pattern, name)), 1.0)
-
+    """Scales the updates by `factor`."""
     return optax.stateless(
         lambda updates, _: jax.tree_util.tree_map_with_path(
-            lambda path, update: factor(path) * update, updates
+            lambda path, update: factor(path_name(path), multipliers) * update, updates
         )
     )
 
 
-def frozen(multipliers: dict[str, float]) -> tuple[str, ...]:
-    """The patterns of parameters that stay as they are, those whose factor is 0."""
-    return tuple(pattern for pattern, factor in multipliers.items() if factor == 0)
+def frozen(multipliers: dict[str, float]) -> Callable[[str], bool]:
+    """Whether the parameter of a path stays as it is: a factor of 0."""
+    return lambda name: factor(name, multipliers) == 0
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
     """AdamW (0.9, `config.b2`) with decoupled decay, after clipping by global norm.
 
-    `config.multipliers` maps patterns of parameter paths to factors of the learning rate; what
-    has a factor of 0 is left to `frozen`.
+    `config.multipliers` maps patterns of parameter paths to factors of the learning rate; see
+    `factor`. What has a factor of 0 stays (`blip_jax.train.state.split`).
     """
     adamw = optax.adamw(
         schedule(config, steps),

@@ -1,7 +1,6 @@
 """The training state, and the step that moves it."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -51,17 +50,21 @@ class TrainState:
     rng: jax.Array  # key; never changes, each step folds its number in
 
 
-def split(params: Params, frozen: tuple[str, ...]) -> tuple[Params, Params]:
+def nothing(name: str) -> bool:
+    """Freezes no parameter."""
+    return False
+
+
+def split(params: Params, frozen: Callable[[str], bool]) -> tuple[Params, Params]:
     """(what is trained, what stays), each with None where the other has a leaf.
 
-    A parameter stays if one of the patterns is found in its path. It then costs no backward pass
-    and no moments.
+    A parameter stays if `frozen` says so of its path. It then costs no backward pass and no
+    moments.
     """
 
     def pick(stays: bool) -> Params:
         def leaf(path: tuple[Any, ...], value: jax.Array) -> jax.Array | None:
-            found = any(re.search(pattern, path_name(path)) for pattern in frozen)
-            return value if found is stays else None
+            return value if frozen(path_name(path)) is stays else None
 
         return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -76,7 +79,7 @@ def joined(trained: Params, still: Params) -> Params:
 
 
 def builder(
-    task: Task, optimizer: optax.GradientTransformation, frozen: tuple[str, ...]
+    task: Task, optimizer: optax.GradientTransformation, frozen: Callable[[str], bool]
 ) -> Callable[[Params, jax.Array], TrainState]:
     """The function that makes the state at step 0 of params and a random key."""
 
@@ -98,7 +101,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     mesh: Mesh,
-    frozen: tuple[str, ...] = (),
+    frozen: Callable[[str], bool] = nothing,
     memory: dict[str, Any] | None = None,
 ) -> TrainState:
     """A state at step 0 around `params`, laid out on the mesh. `frozen` is as in `split`.
@@ -136,7 +139,7 @@ def abstract_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    frozen: tuple[str, ...] = (),
+    frozen: Callable[[str], bool] = nothing,
 ) -> TrainState:
     """Shapes and shardings of `init_state`'s result; `params` may be shapes. Allocates nothing."""
     rng = jax.eval_shape(lambda: jax.random.key(0))
@@ -153,7 +156,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     layout: TrainState,
     mesh: Mesh,
-    frozen: tuple[str, ...] = (),
+    frozen: Callable[[str], bool] = nothing,
     accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: state, batch -> state, metrics. The old state's buffers are reused.
