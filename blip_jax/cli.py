@@ -142,7 +142,7 @@ def run_goodput(argv: list[str]) -> None:
 
     if len(argv) != 1:
         raise UserError("goodput takes one folder, that of a run")
-    print(table(goodput(read_goodput(Path(argv[0])))))
+    print(table(goodput(read_goodput(argv[0]))))
 
 
 def run_images(name: str, argv: list[str]) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from blip_jax.data import storage
+
 FILE = "goodput.jsonl"
 
 
@@ -53,17 +55,19 @@ class Goodput:
                 file.write("\n" + json.dumps(row) + "\n")
 
 
-def read_goodput(folder: Path) -> list[list[dict[str, Any]]]:
-    """The rows of each launch.
+def read_goodput(folder: Path | str) -> list[list[dict[str, Any]]]:
+    """The rows of each launch of a run, on disk or in a bucket.
 
     Raises:
       FileNotFoundError: the folder has no record.
     """
-    path = Path(folder) / FILE
-    if not path.exists():
+    path = storage.join(folder, FILE)
+    if not storage.exists(path):
         raise FileNotFoundError(f"{path} does not exist: nothing was trained in that folder")
+    with storage.open_binary(path) as file:
+        lines = file.read().decode().splitlines()
     launches: list[list[dict[str, Any]]] = []
-    for line in path.read_text().splitlines():
+    for line in lines:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
