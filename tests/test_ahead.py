@@ -18,9 +18,10 @@ SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0)
 PARAMS = jax.eval_shape(Blip(CONFIG).init, jax.random.key(0))
 
 
-def compiled(mesh, devices=8):
+def compiled(mesh, devices=8, group=0, rows=8):
     grid = make_mesh(mesh, jax.devices()[:devices])
-    return ahead.compile_step(pretraining(group=0), PARAMS, SHAPES, settings(), grid)
+    shapes = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for k, x in SHAPES.items()}
+    return ahead.compile_step(pretraining(group=group), PARAMS, shapes, settings(), grid)
 
 
 def lowered(mesh):
@@ -47,6 +48,13 @@ def test_collectives_are_those_the_mesh_is_for():
     # Weights are split too: they are gathered where they are used.
     assert fsdp.collectives["all-gather"][1] > data.collectives.get("all-gather", (0, 0))[1]
     assert fsdp.memory < data.memory
+
+
+def test_hard_negatives_of_a_devices_own_groups_move_no_image_tokens():
+    own, whole = (compiled({"data": 8}, group=g, rows=64) for g in (8, 0))
+    tokens = 4 * 64 * CONFIG.vision.tokens * CONFIG.vision.width  # bytes
+    assert own.collectives["all-gather"][1] < tokens < whole.collectives["all-gather"][1]
+    assert own.collectives["collective-permute"][1] < tokens / 8
 
 
 def test_the_step_says_how_activations_lie():

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.hosts import is_cluster, join_hosts
+from blip_jax.train.metrics import read_metrics
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/pretrain.py"
 DEVICES = 4
@@ -71,8 +72,7 @@ def finish(processes):
 
 
 def result(workdir):
-    rows = (workdir / "metrics.jsonl").read_text().splitlines()
-    losses = {row["step"]: row["loss"] for row in map(json.loads, rows)}
+    losses = {row["step"]: row["loss"] for row in read_metrics(workdir)}
     return losses, load_file(workdir / "model/model.safetensors")
 
 

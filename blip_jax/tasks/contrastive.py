@@ -145,21 +145,35 @@ class Contrastive:
         i2t, t2i = in_batch
         hard_image, has_image = losses.hard_negatives(keys[0], t2i, same, group)
         hard_text, has_text = losses.hard_negatives(keys[1], i2t, same, group)
-        images = jnp.concatenate([tokens, tokens[hard_image], tokens])
-        texts = jnp.concatenate([ids, ids, ids[hard_text]])
-        masks = jnp.concatenate([mask, mask, mask[hard_text]])
+        images = beside(tokens, pick(tokens, hard_image, group), tokens)
+        texts = beside(ids, ids, pick(ids, hard_text, group))
+        masks = beside(mask, mask, pick(mask, hard_text, group))
         logits = self.model.match_logits(params, images, texts, masks, keys[2])
-        labels = jnp.repeat(jnp.array([1, 0, 0]), size, total_repeat_length=3 * size)
-        weights = jnp.concatenate([jnp.ones(size), has_image, has_text])
+        labels = jnp.tile(jnp.array([1, 0, 0]), size)
+        weights = beside(jnp.ones(size), has_image, has_text)
         loss = losses.itm(logits, labels, weights)
-        hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-        negatives = weights[size:]
+        hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32).reshape(size, 3)
+        negatives = weights.reshape(size, 3)[:, 1:]
         return loss, {
-            "itm_accuracy_match": jnp.mean(hit[:size]),
-            "itm_accuracy_mismatch": jnp.sum(hit[size:] * negatives)
+            "itm_accuracy_match": jnp.mean(hit[:, 0]),
+            "itm_accuracy_mismatch": jnp.sum(hit[:, 1:] * negatives)
             / jnp.maximum(jnp.sum(negatives), 1),
             "itm_below_chance": losses.ITM_CHANCE - loss,
         }
+
+
+def pick(x: jax.Array, index: jax.Array, group: int) -> jax.Array:
+    """Rows of x [B, ...] by indices [B] into each row's own group.
+
+    Taken group by group, so that a device that has whole groups asks no other for rows.
+    """
+    rows, local = x.reshape(-1, group, *x.shape[1:]), index.reshape(-1, group) % group
+    return jax.vmap(lambda row, i: row[i])(rows, local).reshape(x.shape)
+
+
+def beside(*parts: jax.Array) -> jax.Array:
+    """N arrays [B, ...] -> [B * N, ...], a row's N together: each device keeps its rows."""
+    return jnp.stack(parts, 1).reshape(-1, *parts[0].shape[1:])
 
 
 def enqueue(queue: Memory, fresh: dict[str, jax.Array]) -> Memory:
