@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"blip-jax: {stopped}; the same command carries on", file=sys.stderr)
         sys.exit(42)
     except KeyboardInterrupt:
-        print("blip-jax: stopped; the same command carries on", file=sys.stderr)
+        print("blip-jax: stopped", file=sys.stderr)
         sys.exit(130)
 
 
@@ -101,15 +101,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def run_bootstrap(argv: list[str]) -> None:
     """blip-jax bootstrap."""
     config, workdir = parse_config(argv)
-    compilation_cache()
-    from blip_jax.bootstrap.stages import bootstrap
+    from blip_jax.data.storage import is_remote
     from blip_jax.train.hosts import is_cluster
 
-    if "://" in workdir or is_cluster():
+    if is_remote(workdir) or is_cluster():
         raise UserError(
             "bootstrap runs in one process and in a folder on disk; `blip-jax train` takes buckets "
             "and many processes"
         )
+    compilation_cache()
+    from blip_jax.bootstrap.stages import bootstrap
 
     print(f"report: {bootstrap(config, Path(workdir))}")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
@@ -32,7 +31,7 @@ from blip_jax.tasks.retrieval import Retrieval
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train import ahead
 from blip_jax.train.folder import MODEL, RunFolder
-from blip_jax.train.hosts import is_first
+from blip_jax.train.hosts import is_first, wait_for_all
 from blip_jax.train.loop import Run, check_batch, train
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import Task
@@ -216,16 +215,13 @@ def open_records(place: str, image_root: str) -> Sequence[Record]:
     """
     if place.endswith(".json"):
         return read_json(place, image_root or None)
-    is_pattern = any(c in place for c in "*?[{")
-    files = storage.matching(place) if is_pattern else storage.list_files(place)
+    files = storage.find(place)
     if any(name.endswith("/conversion.json") for name in files) and not any(
         name.endswith("/manifest.json") for name in files
     ):
         raise ValueError(f"{place}: `blip-jax data convert` did not come to its end there")
     if found := storage.with_suffix(files, *SUFFIXES):
         return ArrayRecords(found)
-    if not files:
-        raise FileNotFoundError(f"{place}: nothing is there")
     raise ValueError(
         f"{place}: expected a .json list, or a folder or pattern of ArrayRecord files; "
         "`blip-jax data convert` makes them of other data"
@@ -262,12 +258,6 @@ def fit(
     model = Model(params, config, tokenizer)
     if is_first():
         save(model, path)
-        run.folder.publish()
+    run.publish()
     wait_for_all(run.name)
     return model
-
-
-def wait_for_all(name: str) -> Any:
-    """Returns when every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

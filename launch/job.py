@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from launch.source import config_file_missing
 
-STATEFUL = ("train", "bootstrap")  # commands that live in a --workdir
 SECRET = re.compile(r"^--?[\w.-]*(?<![a-z])(token|secret|password|api_?key)(=|$)", re.IGNORECASE)
 
 
@@ -66,10 +65,13 @@ def check_command(command: list[str], workdir: str | None) -> None:
     for flag in ("--workdir", "--dry-run"):
         if any(argument.split("=")[0] == flag for argument in command):
             raise UserError(f"{flag} is a flag of launch, and comes before --")
-    if command[0] in STATEFUL and not workdir:
+    if command[0] == "bootstrap":
         raise UserError(
-            f"{command[0]} needs --workdir: a machine that is taken back takes its disk with it"
+            "bootstrap runs in one process, on the disk of one machine; log in there and start it, "
+            "or launch its stages one by one with train"
         )
+    if command[0] == "train" and not workdir:
+        raise UserError("train needs --workdir: a machine that is taken back takes its disk along")
     if missing := config_file_missing(command):
         raise UserError(f"--config {missing} is no file of the commit that would be run")
 

@@ -10,6 +10,7 @@ from PIL import Image
 from blip_jax.data import augment, images
 from blip_jax.data.bench import bench, drawn_photos, plain
 from blip_jax.data.record import Record
+from blip_jax.models.blip import PIXEL_MEAN, PIXEL_STD
 
 
 def photo(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -137,8 +138,8 @@ def test_pixels_are_those_of_transformers_pillow_processor():
         image = images.open_image(jpeg(seed, *size))
         theirs = np.asarray(processor(image, return_tensors="np")["pixel_values"][0])
         ours = images.to_array(images.resize_square(image, 64)) / 255
-        ours = (ours - images.MEAN) / images.STD
-        level = 1 / 255 / np.array(images.STD)
+        ours = (ours - PIXEL_MEAN) / PIXEL_STD
+        level = 1 / 255 / np.array(PIXEL_STD)
         assert (np.abs(theirs.transpose(1, 2, 0) - ours) <= level + 1e-6).all()
 
 

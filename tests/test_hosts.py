@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.hosts import is_cluster, join_hosts
-from blip_jax.train.metrics import read_metrics
+from blip_jax.train.journal import by_step
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs/pretrain.py"
 DEVICES = 4
@@ -72,7 +72,7 @@ def finish(processes):
 
 
 def result(workdir):
-    losses = {row["step"]: row["loss"] for row in read_metrics(workdir)}
+    losses = {row["step"]: row["loss"] for row in by_step(workdir / "metrics.jsonl")}
     return losses, load_file(workdir / "model/model.safetensors")
 
 

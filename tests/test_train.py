@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import grain
 import jax
@@ -22,9 +23,9 @@ from blip_jax.train import folder as folder_module
 from blip_jax.train import loop
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import goodput, read_goodput, table
-from blip_jax.train.loop import DivergedError, Run, train
+from blip_jax.train.journal import by_step
+from blip_jax.train.loop import DivergedError, Run, published, train
 from blip_jax.train.mesh import make_mesh, put_batch, shardings
-from blip_jax.train.metrics import read_metrics
 from blip_jax.train.optimizer import decayed, frozen, make_optimizer, schedule
 from blip_jax.train.state import init_state, joined, make_train_step, split
 
@@ -146,7 +147,7 @@ def test_without_a_queue_only_the_batch_is_compared(tmp_path, one_device):
     data = grain.MapDataset.source([batch(0)]).repeat().to_iter_dataset()
     train(run_in(tmp_path, "x", settings(steps=3)), task, init_params(), data)
     # Eight candidates and a blind start: ln 8 nats, were the others from a queue it would be more.
-    assert read_metrics(tmp_path)[0]["loss_itc"] < 3.0
+    assert by_step(tmp_path / "metrics.jsonl")[0]["loss_itc"] < 3.0
 
 
 def test_alpha_ramps_up_and_metrics_tell_of_collapse():
@@ -184,8 +185,11 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
             train(run, task, init_params(), dataset())
     resumed = train(run, task, init_params(7), dataset())  # other parameters must not matter
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    losses = [[row["loss"] for row in read_metrics(tmp_path / name)] for name in "ab"]
+    losses = [[row["loss"] for row in by_step(tmp_path / name / "metrics.jsonl")] for name in "ab"]
     assert losses[0] == losses[1] and len(losses[0]) == 6
+    read = [by_step(tmp_path / name / "samples.jsonl") for name in "ab"]
+    assert read[0] == read[1] and [row["step"] for row in read[0]] == list(range(1, 7))
+    assert len({row["uids"] for row in read[0]}) == 6
 
 
 def test_a_batch_in_parts_moves_the_teacher_once_and_fills_the_queue():
@@ -264,6 +268,14 @@ def test_a_run_in_a_bucket_keeps_its_small_files_at_hand(tmp_path, monkeypatch):
     assert RunFolder(str(tmp_path)).local == tmp_path
 
 
+def test_what_a_stopped_run_wrote_is_sent():
+    sent = []
+    run = Run(SimpleNamespace(publish=lambda: sent.append(1)), "x", settings())
+    with pytest.raises(Stopped), published(run):
+        raise Stopped("x")
+    assert sent == [1]
+
+
 def test_time_of_steps_done_again_is_lost():
     def row(end, done, **seconds):
         return {"end": end, "step": done, "seconds": seconds}
@@ -283,7 +295,7 @@ def test_losses_fall_on_what_can_be_learnt(tmp_path, one_device):
     config.optimizer.lr = 5e-3
     task = pretraining(queue_size=0)
     train(run_in(tmp_path, "x", config), task, init_params(), data)
-    rows = read_metrics(tmp_path)
+    rows = by_step(tmp_path / "metrics.jsonl")
     for name in ("loss_itc", "loss_lm"):
         assert rows[-1][name] < rows[0][name] - 0.3
 
@@ -310,7 +322,7 @@ def test_batches_that_do_not_divide_are_refused(tmp_path):
 def test_metrics_survive_a_line_cut_by_a_kill(tmp_path):
     lines = [json.dumps({"step": s, "loss": v}) for s, v in ((1, 3.0), (2, 2.0), (2, 2.5))]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 3, "lo')
-    assert [row["loss"] for row in read_metrics(tmp_path)] == [3.0, 2.5]
+    assert [row["loss"] for row in by_step(tmp_path / "metrics.jsonl")] == [3.0, 2.5]
 
 
 def test_a_factor_of_zero_freezes_what_its_pattern_finds(tmp_path, one_device):

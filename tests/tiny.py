@@ -58,7 +58,7 @@ def batch(seed: int, size: int = 8):
         "input_ids": ids,
         "attention_mask": np.ones((size, 8), np.int32),
         "image_index": (np.arange(size) + 100 * seed).astype(np.int32),
-        "uid_hash": np.arange(size, dtype=np.uint32),
+        "uid_hash": (np.arange(size) + 100 * seed).astype(np.uint32),
         "prompt_length": np.ones(size, np.int32),
     }
 

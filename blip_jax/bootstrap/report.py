@@ -22,7 +22,7 @@ from blip_jax.data.images import ImageError, open_image
 from blip_jax.data.records import Records
 from blip_jax.files import read_json_lines, write_json, write_text
 from blip_jax.losses import ITM_CHANCE
-from blip_jax.train.metrics import read_metrics
+from blip_jax.train import journal, metrics
 
 PAPER_NOISE = {"nucleus": 0.25, "beam": 0.19}  # share of synthetic texts dropped, paper Table 2
 STAGES = {"pretrain": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
@@ -91,7 +91,7 @@ def write_report(config: ConfigDict, workdir: Path, sources: Sources) -> Path:
     ]
     passes = [read_pass(workdir / name / "capfilt", name) for name in names[:-1]]
     curves = {
-        f"{name}/{stage}": read_metrics(workdir / name / stage)
+        f"{name}/{stage}": journal.by_step(workdir / name / stage / metrics.FILE)
         for name in names
         for stage in STAGES
     }

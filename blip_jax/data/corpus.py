@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +10,6 @@ from blip_jax.data import storage
 from blip_jax.data.formats import array_record, folder, tables, tfds, webdataset
 from blip_jax.data.formats.shard import Layout, Shard
 from blip_jax.data.record import Record, Skip
-
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def open_corpus(
     layout = Layout(source, root, image_root, image, caption)
     if place.startswith(tfds.PREFIX):
         return _corpus(place, tfds.shards(place, layout))
-    files = _files(place)
+    files = storage.find(place)
     for module in (webdataset, array_record):
         if found := storage.with_suffix(files, *module.SUFFIXES):
             return _corpus(place, module.shards(found, layout))
@@ -68,23 +65,6 @@ def open_corpus(
     raise ValueError(
         f"{place}: expected tars, ArrayRecord, parquet, JSON, CSV or TSV files, or images."
     )
-
-
-def _files(place: str) -> list[str]:
-    if storage.is_folder(place):
-        return storage.list_files(place)
-    if braces := _BRACES.search(place):
-        first, last = braces.groups()
-        numbers = range(int(first), int(last) + 1)
-        files = [_BRACES.sub(f"{n:0{len(first)}d}", place, count=1) for n in numbers]
-    elif any(c in place for c in "*?["):
-        files = storage.matching(place)
-    else:
-        files = [place]
-    absent = [file for file in files if not storage.exists(file)]
-    if absent or not files:
-        raise FileNotFoundError(f"There is nothing at {absent[0] if absent else place}.")
-    return files
 
 
 def _corpus(place: str, shards: list[Shard]) -> Corpus:

@@ -12,10 +12,6 @@ from PIL import Image
 
 from blip_jax.data import storage
 
-# CLIP's statistics, which BLIP uses (configs and data/__init__.py); applied on the device.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 40_000_000
 

@@ -120,21 +120,6 @@ class _Share(grain.MapDataset):
         return self._parent[(block * self._count + self._index) * self._rows + row]
 
 
-def move_state(state: dict[str, int], process_count: int, new_process_count: int) -> dict[str, int]:
-    """An iterator's state for a run that goes on with another number of processes.
-
-    Holds for streams without workers in which no image was unreadable, as is so for data that
-    `blip-jax data convert` wrote: then every process is as far as the others.
-
-    Raises:
-      ValueError: the rows that were read cannot be shared by the new number.
-    """
-    rows = state["next_index"] * process_count
-    if rows % new_process_count:
-        raise ValueError(f"{rows} rows cannot be shared equally by {new_process_count} processes.")
-    return {"next_index": rows // new_process_count}
-
-
 def _start_worker(index: int, count: int) -> None:
     # Grain itself imports jax, for its trees; no worker may take a part of the accelerator.
     if jax := sys.modules.get("jax"):

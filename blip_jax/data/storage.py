@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 import posixpath
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 SCHEMES = ("file", "gs", "gcs", "s3", "memory")
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def open_binary(location: Path | str) -> BinaryIO:
@@ -58,8 +60,33 @@ def list_files(folder: Path | str) -> list[str]:
     return sorted(name for name in found if "/." not in name[start:])
 
 
-def matching(pattern: str) -> list[str]:
-    """Files that a pattern with *, ? and [] names, sorted."""
+def find(place: str) -> list[str]:
+    """The files of a place: a folder's, those that a pattern names, or the file itself.
+
+    Args:
+      place: patterns have *, ? and [], or one range such as {00000..00099}, of which every
+        file must be there.
+
+    Raises:
+      FileNotFoundError: nothing is there, or a file of the range is not.
+    """
+    if is_folder(place):
+        return list_files(place)
+    if braces := _BRACES.search(place):
+        first, last = braces.groups()
+        numbers = range(int(first), int(last) + 1)
+        files = [_BRACES.sub(f"{n:0{len(first)}d}", place, count=1) for n in numbers]
+    elif any(c in place for c in "*?["):
+        files = _matching(place)
+    else:
+        files = [place]
+    absent = [file for file in files if not exists(file)]
+    if absent or not files:
+        raise FileNotFoundError(f"There is nothing at {absent[0] if absent else place}.")
+    return files
+
+
+def _matching(pattern: str) -> list[str]:
     if is_remote(pattern):
         system = filesystem(pattern)
         return sorted(system.unstrip_protocol(name) for name in system.glob(pattern))

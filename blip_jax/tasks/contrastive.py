@@ -81,7 +81,8 @@ class Contrastive:
         keys = jax.random.split(rng, 6)
         ids, mask, own = batch["input_ids"], batch["attention_mask"], batch["image_index"]
         temperature = params["temperature"]
-        alpha = self.alpha * jnp.minimum(1.0, step / max(self.alpha_ramp_steps, 1))
+        ramp = self.alpha_ramp_steps
+        alpha = self.alpha * (jnp.minimum(1.0, step / ramp) if ramp else jnp.ones(()))
 
         tokens = self.model.image_tokens(params, batch["image"], keys[0])
         image = self.model.image_embeds(params, tokens)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from blip_jax.data.pipeline import move_state
 from blip_jax.train.state import TrainState
 
 
@@ -79,5 +78,9 @@ def skip_rows(data: Any, facts: dict[str, int]) -> None:
             f"the checkpoint is of {facts['processes']} processes, and these data can go on only "
             f"with as many, not with {jax.process_count()}"
         )
-    were = {"next_index": facts["rows"] // facts["processes"]}
-    data.set_state(move_state(were, facts["processes"], jax.process_count()))
+    if facts["rows"] % jax.process_count():
+        raise ValueError(
+            f"the {facts['rows']} rows read so far cannot be shared equally by "
+            f"{jax.process_count()} processes"
+        )
+    data.set_state({"next_index": facts["rows"] // jax.process_count()})

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 
 from blip_jax.data import storage
+from blip_jax.train import goodput, metrics, samples
 
 log = logging.getLogger(__name__)
 
 CACHE = Path.home() / ".cache/blip_jax/runs"
-KEPT = ("config.json", "metrics.jsonl", "goodput.jsonl")  # what a launch adds to, or checks
+KEPT = ("config.json", metrics.FILE, goodput.FILE, samples.FILE)  # what a launch adds to, or checks
 MODEL = "model"
 _LAST = "config.json"  # without it a folder is no model, so it is sent when all else is there
 

@@ -5,7 +5,6 @@ ml-goodput-measurement: productive time is that of steps whose result was kept.
 """
 
 import contextlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blip_jax.data import storage
+from blip_jax.train import journal
 
 FILE = "goodput.jsonl"
 
@@ -50,9 +50,7 @@ class Goodput:
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._enabled:
-            with self._path.open("a") as file:
-                # A kill may have cut the line before; it must not take this one with it.
-                file.write("\n" + json.dumps(row) + "\n")
+            journal.append(self._path, row)
 
 
 def read_goodput(folder: Path | str) -> list[list[dict[str, Any]]]:
@@ -64,14 +62,8 @@ def read_goodput(folder: Path | str) -> list[list[dict[str, Any]]]:
     path = storage.join(folder, FILE)
     if not storage.exists(path):
         raise FileNotFoundError(f"{path} does not exist: nothing was trained in that folder")
-    with storage.open_binary(path) as file:
-        lines = file.read().decode().splitlines()
     launches: list[list[dict[str, Any]]] = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # empty, or cut by a kill
+    for row in journal.read(path):
         if "start" in row:
             launches.append([])
         launches[-1].append(row)
@@ -81,8 +73,9 @@ def read_goodput(folder: Path | str) -> list[list[dict[str, Any]]]:
 def goodput(launches: list[list[dict[str, Any]]]) -> dict[str, float]:
     """Seconds by purpose over all launches, from the first start to the last report.
 
-    "step" counts steps that were kept, "lost" those a later launch did again and what a kill cut
-    short of its report cannot tell apart, "down" the time between launches.
+    "step" counts steps that were kept and "lost" those that a later launch did again. "down" is
+    the time from a launch's last report to the next launch; of a launch that was killed it holds
+    what came after that report.
     """
     total: dict[str, float] = defaultdict(float)
     for number, launch in enumerate(launches):

@@ -53,6 +53,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(name: str) -> None:
+    """Returns when every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 class StopSignal:
     """Whether SIGTERM came, agreed between all processes so that they save the same step.
 

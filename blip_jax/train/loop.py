@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from blip_jax.train.hosts import StopSignal, is_first
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.metrics import MetricWriter
 from blip_jax.train.optimizer import frozen, make_optimizer, schedule
+from blip_jax.train.samples import SampleLog
 from blip_jax.train.state import Task, init_state, make_train_step
 
 
@@ -31,6 +33,11 @@ class Run:
     folder: RunFolder
     name: str
     config: ConfigDict  # as `train_settings`
+
+    def publish(self) -> None:
+        """Sends what is new to where the run lives; the first process's files are the run's."""
+        if is_first():
+            self.folder.publish()
 
 
 class DivergedError(RuntimeError):
@@ -69,11 +76,12 @@ def train(
     still = frozen(config.optimizer.multipliers)
     writer = MetricWriter(run.folder.local, enabled=is_first())
     goodput = Goodput(run.folder.local, enabled=is_first())
+    samples = SampleLog(run.folder.local, enabled=is_first())
     checkpoints = Checkpoints(
         run.folder.checkpoints, config.checkpoint_every, config.keep, config.batch_size
     )
     # A second SIGTERM must not cut short what the first one saves.
-    with jax.set_mesh(mesh), StopSignal() as stop, writer, checkpoints:
+    with published(run), jax.set_mesh(mesh), StopSignal() as stop, writer, checkpoints:
         with goodput.spent_on("setup"):
             state = init_state(task, params, optimizer, config.seed, mesh, still, memory)
             layout = jax.tree.map(lambda x: x.sharding, state)
@@ -92,7 +100,8 @@ def train(
             disable=not is_first(),
         ) as bar:
             started, waited, pending = time.perf_counter(), 0.0, None
-            recent: dict[int, jax.Array] = {}  # losses nobody has looked at yet
+            # Losses and gradient norms (of which the next parameters are made), not yet looked at.
+            recent: dict[int, tuple[jax.Array, jax.Array]] = {}
             for step in range(first, config.steps):
                 stopped = stop.came_by(step)
                 with goodput.spent_on("checkpoint"):
@@ -100,7 +109,7 @@ def train(
                         check_finite(recent)  # no checkpoint is made of a diverged state
                     # Order matters: the data iterator moves only after the state was saved.
                     if checkpoints.save(step, state, iterator, now=stopped):
-                        publish(run)
+                        run.publish()
                 if stopped:
                     if pending:
                         report(writer, bar, *pending)
@@ -108,7 +117,9 @@ def train(
                     raise Stopped(f"{run.name} stopped after step {step}, which is saved")
                 waiting = time.perf_counter()
                 with goodput.spent_on("data"):
-                    batch = put_batch(next(iterator), mesh)
+                    batch = next(iterator)
+                    samples.write(step + 1, batch["uid_hash"])
+                    batch = put_batch({k: v for k, v in batch.items() if k != "uid_hash"}, mesh)
                 waited += time.perf_counter() - waiting
                 with (
                     goodput.spent_on("compile") if step == first else contextlib.nullcontext(),
@@ -120,8 +131,7 @@ def train(
                     report(writer, bar, *pending)
                     goodput.report(step)
                     pending = None
-                # The gradient too: it is what makes the next parameters.
-                recent[step + 1] = metrics["loss"] + 0 * metrics["grad_norm"]
+                recent[step + 1] = metrics["loss"], metrics["grad_norm"]
                 if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                     elapsed, done = time.perf_counter() - started, step + 1 - first
                     host = {
@@ -137,14 +147,16 @@ def train(
         with goodput.spent_on("checkpoint"):
             checkpoints.save(config.steps, state, iterator, now=True)
         goodput.report(config.steps)
-    publish(run)
     return on_host(state.params)
 
 
-def publish(run: Run) -> None:
-    """The first process's files are the run's."""
-    if is_first():
-        run.folder.publish()
+@contextlib.contextmanager
+def published(run: Run) -> Iterator[None]:
+    """Sends what the block has written even where it stops or fails."""
+    try:
+        yield
+    finally:
+        run.publish()
 
 
 def on_host(params: Params) -> Params:
@@ -161,15 +173,15 @@ def report(writer: MetricWriter, bar: tqdm, step: int, metrics: dict[str, Any]) 
     bar.set_postfix(loss=f"{values['loss']:.3f}")
 
 
-def check_finite(losses: dict[int, jax.Array]) -> None:
-    """Forgets losses that are numbers; raises DivergedError that names the step of another."""
-    for step, loss in losses.items():
-        if not math.isfinite(float(loss)):
+def check_finite(recent: dict[int, tuple[jax.Array, jax.Array]]) -> None:
+    """Forgets steps whose values are numbers; raises DivergedError that names another."""
+    for step, values in recent.items():
+        if not all(math.isfinite(float(value)) for value in values):
             raise DivergedError(
                 f"the loss or its gradient is no number at step {step}: lower optimizer.lr, or "
                 "look at metrics.jsonl for where it turned; the last checkpoint is kept"
             )
-    losses.clear()
+    recent.clear()
 
 
 def check_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:

@@ -1,9 +1,12 @@
 """Metrics on disk: one JSON line a report, and TensorBoard."""
 
-import json
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+
+from blip_jax.train import journal
+
+FILE = "metrics.jsonl"
 
 
 class MetricWriter:
@@ -11,16 +14,14 @@ class MetricWriter:
 
     def __init__(self, folder: Path, enabled: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / FILE
         self._board = SummaryWriter(str(folder / "tensorboard")) if enabled else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes the scalars of one step."""
         if self._board is None:
             return
-        with self._path.open("a") as file:
-            # A kill may have cut the line before; it must not take this one with it.
-            file.write("\n" + json.dumps({"step": step, **values}) + "\n")
+        journal.append(self._path, {"step": step, **values})
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
@@ -31,18 +32,3 @@ class MetricWriter:
         """Flushes what TensorBoard holds back."""
         if self._board is not None:
             self._board.close()
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run in order of step; a step run twice (killed, resumed) counts once."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # empty, or cut by a kill
-        rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
