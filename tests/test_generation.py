@@ -336,6 +336,19 @@ def test_keep_top_p_keeps_the_token_that_crosses():
         assert np.flatnonzero(finite).tolist() == kept
 
 
+def test_keep_top_p_is_its_definition():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        size, spread = int(rng.integers(2, 400)), rng.choice([0.1, 1.0, 5.0, 30.0])
+        scores, top_p = rng.normal(size=size) * spread, float(rng.uniform(0.01, 0.999))
+        order = np.argsort(-scores)
+        share = np.exp(scores - scores.max())
+        sums = np.cumsum((share / share.sum())[order])
+        kept = order[: np.argmax(sums > top_p) + 1]
+        found = np.asarray(keep_top_p(jnp.asarray(scores, jnp.float32), top_p))
+        assert np.flatnonzero(np.isfinite(found)).tolist() == sorted(kept)
+
+
 def test_keep_top_k_keeps_k_and_survives_a_small_vocabulary():
     scores = jnp.array([[0.1, 3.0, -2.0, 1.0]])
     assert np.flatnonzero(np.isfinite(keep_top_k(scores, 2))).tolist() == [1, 3]

@@ -76,13 +76,23 @@ def keep_top_p(scores: jax.Array, top_p: float) -> jax.Array:
     """Sets all scores [..., V] outside the nucleus to -inf (Holtzman et al., 2020).
 
     The nucleus is the most probable tokens up to and with the one that takes their sum above
-    `top_p`, as in transformers' `TopPLogitsWarper`; it is never empty.
+    `top_p`, as in transformers' `TopPLogitsWarper`; ties with that one stay. It is never empty.
+
+    The least probability that stays is found by halving, bit by bit, without a sort: a token
+    stays if those more probable than it sum to `top_p` at most.
     """
-    order = jnp.argsort(scores, axis=-1, descending=True)
-    probabilities = jax.nn.softmax(jnp.take_along_axis(scores, order, axis=-1), axis=-1)
-    above = jnp.cumsum(probabilities, axis=-1) > top_p
-    # Shifted by one: the token that crosses the threshold stays.
-    first = jnp.zeros_like(above[..., :1])
-    removed = jnp.concatenate([first, above[..., :-1]], axis=-1)
-    removed = jnp.take_along_axis(removed, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(removed, -jnp.inf, scores)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+
+    def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        value = lax.bitcast_convert_type(middle, jnp.float32)
+        above = jnp.where(probabilities > value, probabilities, 0).sum(-1, keepdims=True)
+        return jnp.where(above > top_p, middle, low), jnp.where(above > top_p, high, middle)
+
+    # Floats that are not negative are in the order of their bits.
+    one = lax.bitcast_convert_type(jnp.float32(1), jnp.int32)
+    bounds = (jnp.full((*scores.shape[:-1], 1), start, jnp.int32) for start in (-1, one))
+    _, high = lax.fori_loop(0, 30, halve, tuple(bounds))
+    least = lax.bitcast_convert_type(high, jnp.float32)
+    return jnp.where(probabilities < least, -jnp.inf, scores)

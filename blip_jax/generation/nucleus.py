@@ -69,7 +69,8 @@ def nucleus(
 
         if top_k:
             scores = keep_top_k(scores, top_k)
-        scores = keep_top_p(scores, top_p)
+        if top_p < 1:
+            scores = keep_top_p(scores, top_p)
         return jax.vmap(jax.vmap(draw))(sample_keys, scores).astype(jnp.int32)
 
     return decode_texts(
