@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 import grain
 import numpy as np
@@ -17,7 +18,6 @@ from absl import flags
 from blip_jax.data.examples import Example, Examples, Reader, Skips
 from blip_jax.data.images import ImageError, open_image, resize_square, to_array
 from blip_jax.data.mixture import Source, mixture
-from blip_jax.data.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +143,21 @@ def _receive(batch: Batch, skips: Skips) -> Batch:
     return batch
 
 
+class Pictured(Protocol):
+    """A row with one image."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def image(self) -> Path | str | bytes: ...
+
+
+Row = TypeVar("Row", bound=Pictured)
+
+
 def image_batches(
-    records: Sequence[Record], size: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, list[str], list[Record]]]:
+    records: Sequence[Row], size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, list[str], list[Row]]]:
     """Every record's image once, in order, squashed to size x size, never augmented.
 
     Yields:
@@ -163,7 +175,7 @@ def image_batches(
             yield np.stack(pixels), [s for _, s in rows], chosen + chosen[-1:] * padding
 
 
-def _read_square(record: Record, size: int) -> tuple[np.ndarray, str]:
+def _read_square(record: Pictured, size: int) -> tuple[np.ndarray, str]:
     try:
         return to_array(resize_square(open_image(record.image), size)), "ok"
     except ImageError as error:

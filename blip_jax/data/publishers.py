@@ -80,7 +80,8 @@ def nlvr2(files: Sequence[str]) -> Lists:
         name = row["identifier"].rpartition("-")[0]
         folder = f"images/train/{row['directory']}" if split == "train" else split
         images = [f"{folder}/{name}-img{side}.png" for side in (0, 1)]
-        rows.append({"images": images, "sentence": row["sentence"], "label": row["label"]})
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": images} | kept)
     return {f"nlvr_{storage.stem(files[0]).removesuffix('1')}": rows}
 
 
