@@ -85,6 +85,21 @@ def nlvr2(files: Sequence[str]) -> Lists:
     return {f"nlvr_{storage.stem(files[0]).removesuffix('1')}": rows}
 
 
+def nlvr(files: Sequence[str]) -> Lists:
+    """NLVR 1.0's JSON lines of a split: train.json, dev.json or test.json.
+
+    A sentence is true of its picture in whatever order the three boxes come, so that the first
+    two orders stand for the two images.
+    """
+    split, rows = storage.stem(files[0]), []
+    for line in _text(files[0]).splitlines():
+        row = json.loads(line)
+        place = f"images/{row['directory']}/{split}-{row['identifier']}"
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": [f"{place}-{order}.png" for order in (0, 1)]} | kept)
+    return {f"nlvr1_{split}": rows}
+
+
 def nocaps(files: Sequence[str]) -> Lists:
     """NoCaps' image list: nocaps_val_image_info.json, or with captions, or the test split's."""
     (images,) = _read(files, "nocaps_val_image_info.json", "images")
@@ -101,7 +116,7 @@ def msrvtt(files: Sequence[str]) -> Lists:
 
 
 PUBLISHERS: dict[str, Callable[[Sequence[str]], Lists]] = {
-    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nocaps, msrvtt)
+    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nlvr, nocaps, msrvtt)
 }
 
 
