@@ -22,6 +22,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       one run of training, on every device of every process there is
+  evaluate --config FILE.py[:VARIANT] --checkpoint M [--out DIR] [--config.evaluate.key=value ...]
+      a model's scores on a task beside the paper's: a table, results.json, files for the task's
+      server, and a page, in DIR ("evaluation")
   compile --config FILE.py[:VARIANT] [--topology VERSION:SHAPE] [--config.key=value ...]
       the train step for a TPU slice that is not here (v5e:16x16; needs the package libtpu), or
       for the devices that are: memory, FLOPs, collectives, the compiler's own estimate
@@ -82,6 +85,7 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "evaluate": run_evaluate,
         "compile": run_compile,
         "goodput": run_goodput,
         "convert": run_convert,
@@ -125,6 +129,18 @@ def run_train(argv: list[str]) -> None:
     from blip_jax.training import run_training
 
     print(f"model: {run_training(config, workdir)}")
+
+
+def run_evaluate(argv: list[str]) -> None:
+    """blip-jax evaluate."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "what blip_jax.load opens", flag_values=values)
+    flags.DEFINE_string("out", "evaluation", "folder to write to", flag_values=values)
+    config = read_config(argv, values)
+    compilation_cache()
+    from blip_jax.cli_evaluate import run
+
+    run(config, values.checkpoint, values.out)
 
 
 def run_compile(argv: list[str]) -> None:

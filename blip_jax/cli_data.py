@@ -45,7 +45,7 @@ def run_check(argv: list[str]) -> None:
     from blip_jax.tokenizer import Tokenizer
 
     tokenizer = None if values.tokenizer is None else Tokenizer.from_source(values.tokenizer)
-    with _bar("check", "shard") as progress:
+    with bar("check", "shard") as progress:
         findings = check(
             _corpus(place, values),
             limit=values.limit,
@@ -73,7 +73,7 @@ def run_convert(argv: list[str]) -> None:
     place, target = _paths(values, "convert", argv, 2)
     from blip_jax.data.convert import convert
 
-    with _bar("convert", "shard") as progress:
+    with bar("convert", "shard") as progress:
         manifest = convert(
             _corpus(place, values),
             target,
@@ -155,7 +155,8 @@ def run_bench(argv: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _bar(name: str, unit: str) -> Iterator[Progress]:
+def bar(name: str, unit: str) -> Iterator[Progress]:
+    """A progress bar on stderr, where that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(desc=name, unit=unit, file=sys.stderr, disable=None) as bar:

@@ -130,7 +130,11 @@ class Loop:
         settings, val = self.config.evaluate, self.sources.val
         options = CaptionOptions(**settings.caption.to_dict())
         with bar(f"{name}/evaluate captions", "image") as progress:
-            scores, captions = caption.evaluate(model, val, options, settings.batch_size, progress)
+            written = caption.describe(model, val, options, settings.batch_size, progress)
+        read = [(w, r.captions) for w, r in zip(written, val, strict=True) if w is not None]
+        compared = caption.compare(*zip(*read, strict=True))
+        scores = {key: compared[key].value for key in ("cider", "bleu4")}
+        captions = [text or "" for text in written]
         with bar(f"{name}/evaluate retrieval", "pair") as progress:
             scores |= retrieval.evaluate(
                 model,

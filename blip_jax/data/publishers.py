@@ -101,10 +101,17 @@ def nlvr(files: Sequence[str]) -> Lists:
 
 
 def nocaps(files: Sequence[str]) -> Lists:
-    """NoCaps' image list: nocaps_val_image_info.json, or with captions, or the test split's."""
-    (images,) = _read(files, "nocaps_val_image_info.json", "images")
+    """NoCaps' image list: nocaps_val_4500_captions.json, or without captions the other two."""
+    (whole,) = _read(files, "nocaps_val_4500_captions.json", None)
     split = "test" if "test" in storage.stem(files[0]) else "val"
-    rows = [{"image": f"{split}/{row['file_name']}", "img_id": row["id"]} for row in images]
+    captions: dict[int, list[str]] = {}
+    for row in whole.get("annotations", ()):
+        captions.setdefault(row["image_id"], []).append(row["caption"])
+    rows = []
+    for row in whole["images"]:
+        image = {"image": f"{split}/{row['file_name']}", "img_id": row["id"]}
+        image |= {"domain": row["domain"]} if "domain" in row else {}
+        rows.append(image | ({"caption": captions[row["id"]]} if captions else {}))
     return {f"nocaps_{split}": rows}
 
 
