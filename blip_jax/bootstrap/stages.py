@@ -133,7 +133,7 @@ class Loop:
         with bar(f"{name}/evaluate captions", "image") as progress:
             scores, captions = caption.evaluate(model, val, options, settings.batch_size, progress)
         with bar(f"{name}/evaluate retrieval", "pair") as progress:
-            scores |= retrieval.evaluate(
+            scores |= retrieval.measure(
                 model,
                 val,
                 max_tokens=self.config.pretrain.data.max_tokens,

@@ -48,6 +48,20 @@ class Statement:
     label: bool
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """An image, a text that goes with it (or ""), and the name of their class."""
+
+    image: Path
+    text: str
+    label: str
+
+    @property
+    def uid(self) -> str:
+        """Names the row."""
+        return f"{self.image}: {self.text}"
+
+
 def read_questions(path: str | Path, image_root: str | Path | None = None) -> list[Question]:
     """Reads `[{"question_id", "image", "question", "answer"?: text or texts, "dataset"?}, ...]`.
 
@@ -89,6 +103,24 @@ def read_statements(path: str | Path, image_root: str | Path | None = None) -> l
         sentence = _field(path, number, row, "sentence", str)
         found.append(Statement((left, right), sentence, label == "true"))
     return found
+
+
+def read_labelled(path: str | Path, image_root: str | Path | None = None) -> list[Labelled]:
+    """Reads `[{"image", "label", "text"?}, ...]`.
+
+    Raises:
+      FileNotFoundError: no such file, or an image that is not there.
+      ValueError: not such a list; the row and field are named.
+    """
+    root = _root(path, image_root)
+    return [
+        Labelled(
+            _image(path, number, root, _field(path, number, row, "image", str)),
+            _field(path, number, {"text": ""} | row, "text", str),
+            _field(path, number, row, "label", str),
+        )
+        for number, row in enumerate(_rows(path))
+    ]
 
 
 def _rows(path: str | Path) -> list[dict[str, Any]]:

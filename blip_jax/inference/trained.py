@@ -53,14 +53,15 @@ class Trained:
     def mesh(self) -> Mesh | None:
         """What `on_every_device` made; None on one device."""
         sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
-        return sharding.mesh if isinstance(sharding, NamedSharding) else None
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        return mesh if isinstance(mesh, Mesh) and mesh.axis_names == (ROWS,) else None
 
     @property
     def device_count(self) -> int:
         """Devices that share a batch."""
         return 1 if self.mesh is None else self.mesh.size
 
-    def place(self, batch: np.ndarray) -> np.ndarray | jax.Array:
+    def place(self, batch: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
         """A batch as programs take it: split over the devices that share it, if any do.
 
         One that does not divide is copied to all of them.

@@ -129,7 +129,10 @@ class Blip:
         """Images [B, H, W, 3], uint8 pixels or floats already normalised -> tokens [B, S, W].
 
         Videos [B, F, H, W, 3] of F frames give their frames' tokens in a row, [B, F * S, W].
+        Tokens are given back as they are: what asks about images can be given theirs instead.
         """
+        if images.ndim == 3:
+            return images
         frames = images.reshape(-1, *images.shape[-3:])
         tokens = self._vision.apply(
             {"params": params["vision"]},
