@@ -136,7 +136,7 @@ class Loop:
         scores = {key: compared[key].value for key in ("cider", "bleu4")}
         captions = [text or "" for text in written]
         with bar(f"{name}/evaluate retrieval", "pair") as progress:
-            scores |= retrieval.evaluate(
+            scores |= retrieval.measure(
                 model,
                 val,
                 max_tokens=self.config.pretrain.data.max_tokens,

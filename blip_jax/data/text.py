@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 _PUNCTUATION = re.compile(r"([.!\"()*#:;~])")
 _SPACES = re.compile(r"\s{2,}")
@@ -28,6 +29,24 @@ def swap_left_right(text: str) -> str:
 def names_side(text: str) -> bool:
     """Whether `swap_left_right` would change it."""
     return _SIDE.search(text) is not None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a file that are not blank, stripped.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: all are blank, or it is not UTF-8.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file of lines at {path}")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8") from error
+    if not (found := [line.strip() for line in lines if line.strip()]):
+        raise ValueError(f"{path} has no lines")
+    return found
 
 
 def _first_words(text: str, max_words: int) -> str:

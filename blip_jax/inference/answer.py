@@ -33,6 +33,7 @@ def write_answers(
 ) -> tuple[list[list[str]], np.ndarray]:
     """The `top_n` best answers of a beam search to each of N questions, best first.
 
+    pixels are those of N images, or of one that all questions are about.
     The lengths are the original's 1 and 10, which count [DEC].
 
     Returns:
@@ -42,9 +43,10 @@ def write_answers(
     log_probs = []
     sizes = {"num_beams": num_beams, "num_return": top_n}
     lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
-    for rows, count in batches(len(pixels), batch_size):
+    for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
-        found = beam_program(model.blip, model.on_device, pixels[rows], *asked, **sizes, **lengths)
+        batch = (own_or_common(pixels, rows), *asked)
+        found = beam_program(model.blip, model.on_device, *batch, **sizes, **lengths)
         found = jax.device_get(found)
         texts += model.texts(found.tokens[:count])
         log_probs.append(found.log_probs[:count].sum(-1))
@@ -62,6 +64,7 @@ def rank_answers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores candidate answers to each of N questions as the original does.
 
+    pixels are those of N images, or of one that all questions are about.
     The `top_k` candidates whose first token is most probable are ranked by the smoothed
     log-likelihood of their whole text.
 
@@ -77,11 +80,10 @@ def rank_answers(
     ids, mask = encode(model.tokenizer, [*candidates, *[""] * filler], most, "[DEC]")
     real = np.arange(len(ids)) < len(candidates)
     found = []
-    for rows, count in batches(len(pixels), batch_size):
+    for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
-        best = rank_program(
-            model.blip, min(top_k, len(ids)), model.on_device, pixels[rows], *asked, ids, mask, real
-        )
+        batch = (own_or_common(pixels, rows), *asked, ids, mask, real)
+        best = rank_program(model.blip, min(top_k, len(ids)), model.on_device, *batch)
         found.append([np.asarray(part)[:count] for part in best])
     chosen, scores = (np.concatenate(part) for part in zip(*found, strict=True))
     kept = min(top_k, len(candidates))
@@ -98,10 +100,18 @@ def encode_questions(model: Trained, questions: Sequence[str]) -> tuple[np.ndarr
     return encode(model.tokenizer, [pre_question(q) for q in questions], most, first, step)
 
 
+def own_or_common(pixels: Rows, rows: np.ndarray) -> np.ndarray | jax.Array:
+    """The images of some questions: one each, or the one there is."""
+    return pixels[rows] if len(pixels) > 1 else pixels[np.zeros(1, int)]
+
+
 def read_question(
     blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Pixels and questions -> hidden states [B, T, W] that answers are written from."""
+    """Pixels and questions -> hidden states [B, T, W] that answers are written from.
+
+    One image may stand for all B.
+    """
     return blip.question_tokens(params, blip.image_tokens(params, pixels), ids, mask)
 
 
@@ -126,8 +136,8 @@ def beam_program(
     text = blip.config.text
     source = read_question(blip, params, pixels, ids, mask)
     source_mask = mask if blip.config.conventions.question_mask else None
-    prompt = jnp.full((len(pixels), 1), text.dec_id)
-    lengths = jnp.ones(len(pixels), jnp.int32)
+    prompt = jnp.full((len(ids), 1), text.dec_id)
+    lengths = jnp.ones(len(ids), jnp.int32)
     logits, cross, cache = blip.prefill(
         params, source, prompt, lengths, max_new_tokens, source_mask
     )
@@ -167,8 +177,8 @@ def rank_program(
       Numbers of the answers, best first, and their scores, both [B, top_k].
     """
     source = read_question(blip, params, pixels, ids, mask)
-    prompt = jnp.full((len(pixels), 1), blip.config.text.dec_id)
-    lengths = jnp.ones(len(pixels), jnp.int32)
+    prompt = jnp.full((len(ids), 1), blip.config.text.dec_id)
+    lengths = jnp.ones(len(ids), jnp.int32)
     slots = answers.shape[1] - 2  # [DEC] is the prompt, and the last token is never fed
     logits, cross, cache = blip.prefill(params, source, prompt, lengths, slots, mask)
     first = jnp.where(real[None], jax.nn.log_softmax(logits)[:, answers[:, 1]], -jnp.inf)

@@ -14,14 +14,15 @@ def power_of_two(count: int, most: int) -> int:
     return min(1 << (count - 1).bit_length(), most)
 
 
-def batches(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def batches(total: int, size: int, least: int = 1) -> Iterator[tuple[np.ndarray, int]]:
     """Row numbers of batches, and how many of them count.
 
-    All are `size` long but the last, which is filled up to a power of two with its last row.
+    All are `size` long but the last, which is filled up to a power of two, at least `least`,
+    with its last row.
     """
     for start in range(0, total, size):
         count = min(size, total - start)
-        rows = np.arange(start, start + power_of_two(count, size))
+        rows = np.arange(start, start + power_of_two(max(count, least), size))
         yield np.minimum(rows, total - 1), count
 
 

@@ -17,23 +17,25 @@ MAX_TOKENS = 40  # of a text that is embedded or matched
 
 def embed_images(model: Trained, pixels: Rows, batch_size: int) -> np.ndarray:
     """Images [N, S, S, 3] -> unit vectors [N, E], float32."""
-    return np.concatenate(
-        [
-            np.asarray(encode_images(model.blip, model.on_device, pixels[rows])[1])[:count]
-            for rows, count in batches(len(pixels), batch_size)
-        ]
-    )
+    vectors = []
+    for rows, count in batches(len(pixels), batch_size):
+        found = encode_images(model.blip, model.on_device, model.place(pixels[rows]))[1]
+        vectors.append(np.asarray(found)[:count])
+    return np.concatenate(vectors)
 
 
 def embed_texts(model: Trained, texts: Sequence[str], batch_size: int) -> np.ndarray:
     """Texts -> unit vectors [N, E], float32."""
-    ids, mask = text_ids(model, texts)
-    return np.concatenate(
-        [
-            np.asarray(encode_texts(model.blip, model.on_device, ids[rows], mask[rows]))[:count]
-            for rows, count in batches(len(ids), batch_size)
-        ]
-    )
+    return embed_ids(model, *text_ids(model, texts), batch_size)
+
+
+def embed_ids(model: Trained, ids: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
+    """Texts [N, T] with [CLS] first -> unit vectors [N, E], float32."""
+    vectors = []
+    for rows, count in batches(len(ids), batch_size):
+        batch = [model.place(x[rows]) for x in (ids, mask)]
+        vectors.append(np.asarray(encode_texts(model.blip, model.on_device, *batch))[:count])
+    return np.concatenate(vectors)
 
 
 def text_ids(model: Trained, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

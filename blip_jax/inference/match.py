@@ -1,18 +1,23 @@
 """Scoring texts against images: ITM's probability and ITC's cosine."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from blip_jax.files import Progress, silent
 from blip_jax.inference.batching import batches
 from blip_jax.inference.embed import embed_images, embed_texts, encode_images, text_ids
+from blip_jax.inference.pairs import NONE, Layout
 from blip_jax.inference.pixels import Rows
 from blip_jax.inference.results import MatchMatrix
-from blip_jax.inference.trained import Trained
+from blip_jax.inference.trained import ROWS, Trained
 from blip_jax.models.blip import Blip, Params
+
+PAIRS_AN_IMAGE = 8  # a batch of pairs has so many times the rows of a batch of images
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -23,33 +28,25 @@ def score_texts(
 
     The image tower runs once an image, whatever N.
     """
-    rows, texts, length = ids.shape
     tokens = blip.image_tokens(params, pixels)
-    flat_ids, flat_mask = ids.reshape(-1, length), mask.reshape(-1, length)
     image = blip.image_embeds(params, tokens)
-    text = blip.text_embeds(params, flat_ids, flat_mask).reshape(rows, texts, -1)
-    owners = jnp.repeat(jnp.arange(rows), texts)
-    itm = match_probability(blip, params, tokens, owners, flat_ids, flat_mask)
-    return itm.reshape(rows, texts), jnp.einsum("be,bne->bn", image, text)
+    flat = [x.reshape(-1, x.shape[-1]) for x in (ids, mask)]
+    text = blip.text_embeds(params, *flat).reshape(*ids.shape[:2], -1)
+    itm = jax.nn.softmax(match_logits(blip, params, tokens, ids, mask))[..., 1]
+    return itm, (image[:, None] * text).sum(-1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def match_probability(
-    blip: Blip,
-    params: Params,
-    tokens: jax.Array,
-    owners: jax.Array,
-    ids: jax.Array,
-    mask: jax.Array,
+def match_logits(
+    blip: Blip, params: Params, tokens: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """ITM probability float32 [P] of texts [P, T], each with the image `owners` [P] says.
+    """ITM logits float32 [B, N, 2] of images' tokens [B, S, W] with N texts each [B, N, T].
 
-    tokens are those of B images [B, S, W]. What stands first in the texts does not matter.
+    What stands first in the texts does not matter.
     """
     text = blip.config.text
     first = {"enc": text.enc_id, "cls": text.cls_id}[blip.config.conventions.match_first]
-    logits = blip.match_logits(params, tokens[owners], ids.at[:, 0].set(first), mask)
-    return jax.nn.softmax(logits)[:, 1]
+    flat = [x.reshape(-1, x.shape[-1]) for x in (ids.at[..., 0].set(first), mask)]
+    return blip.match_logits(params, tokens, *flat).reshape(*ids.shape[:2], 2)
 
 
 def match_pairs(
@@ -77,38 +74,92 @@ def match_matrix(
 
     With `top_k`, ITM only for the pairs that either side wants: each image's `top_k` texts of
     highest ITC and each text's `top_k` images, which takes a look at every image before.
-
-    Images and their tokens are held a batch at a time; what grows with N * M are the scores.
     """
     embeds = embed_texts(model, texts, batch_size)
-    ids, mask = text_ids(model, texts)
-    itc = np.empty((len(pixels), len(texts)), np.float32)
-    itm = np.full_like(itc, np.nan)
-    wanted = np.ones(itc.shape, bool)
-    if top_k is not None and top_k < min(itc.shape):
-        wanted = among_best(embed_images(model, pixels, batch_size) @ embeds.T, top_k)
-    for rows, count in batches(len(pixels), batch_size):
-        tokens, image = encode_images(model.blip, model.on_device, pixels[rows])
-        itc[rows[:count]] = np.asarray(image)[:count] @ embeds.T
-        for owners, chosen in pair_batches(wanted[rows[:count]], batch_size):
-            batch = (tokens, owners, ids[chosen], mask[chosen])
-            scores = match_probability(model.blip, model.on_device, *batch)
-            itm[rows[owners], chosen] = scores  # what fills a batch up repeats its last pair
-    return MatchMatrix(itm, itc)
+    wanted = np.ones((len(pixels), len(texts)), bool)
+    if top_k is not None and top_k < min(wanted.shape):
+        cosine = embed_images(model, pixels, batch_size) @ embeds.T
+        wanted = among_best(cosine, top_k) | among_best(cosine.T, top_k).T
+    pairs = np.argwhere(wanted)
+    logits, image = pair_logits(model, pixels, *text_ids(model, texts), pairs, batch_size)
+    itm = np.full(wanted.shape, np.nan, np.float32)
+    itm[wanted] = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    return MatchMatrix(itm, image @ embeds.T)
 
 
 def among_best(scores: np.ndarray, top_k: int) -> np.ndarray:
-    """Bool [N, M]: a score is one of the `top_k` highest of its row or of its column."""
+    """Bool [N, M]: a score is one of the `top_k` highest of its row; all are of a short row."""
     found = np.zeros(scores.shape, bool)
+    top_k = min(top_k, scores.shape[1])
     for row, marks in zip(scores, found, strict=True):
         marks[np.argpartition(-row, top_k - 1)[:top_k]] = True
-    for column, marks in zip(scores.T, found.T, strict=True):
-        marks[np.argpartition(-column, top_k - 1)[:top_k]] = True
     return found
 
 
-def pair_batches(wanted: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(image, text) numbers of the pairs to score, a batch of them at a time."""
-    owners, chosen = np.nonzero(wanted)
-    for rows, _ in batches(len(chosen), batch_size):
-        yield owners[rows], chosen[rows]
+def pair_logits(
+    model: Trained,
+    pixels: Rows,
+    ids: np.ndarray,
+    mask: np.ndarray,
+    pairs: np.ndarray,
+    batch_size: int,
+    progress: Progress = silent,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ITM logits of any pairs of N images and M texts.
+
+    Images and their tokens are held `batch_size` at a time, and encoded once; batches of pairs
+    mix what they are of. A model on several devices gives each its share of the images.
+
+    Args:
+      ids, mask: int [M, T].
+      pairs: int [P, 2], image and text, sorted by image.
+
+    Returns:
+      Logits float32 [P, 2], and the images' unit vectors [N, E].
+    """
+    layout = Layout.of(pairs, mask)
+    shares = model.device_count
+    logits = np.empty((len(pairs), 2), np.float32)
+    embeds = []
+    done = 0
+    for images, count in batches(len(pixels), -(-batch_size // shares) * shares, shares):
+        own = model.place(pixels[images])
+        tokens, image = encode_images(model.blip, model.on_device, own)
+        embeds.append(np.asarray(image)[:count])
+        block = (int(images[0]), len(images) // shares, shares, PAIRS_AN_IMAGE * batch_size)
+        for length, owners, numbers in layout.batches(*block):
+            text = pairs[numbers, 1]
+            batch = [model.place(x) for x in (owners, ids[text, :length], mask[text, :length])]
+            found = np.asarray(row_logits(model.blip, model.mesh, model.on_device, tokens, *batch))
+            real = numbers != NONE
+            logits[numbers[real]] = found[real]
+            done += int(real.sum())
+            progress(done, len(pairs))
+    return logits, np.concatenate(embeds)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def row_logits(
+    blip: Blip,
+    mesh: Mesh | None,
+    params: Params,
+    tokens: jax.Array,
+    owners: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+) -> jax.Array:
+    """Logits [R, G, 2] of rows of G texts [R, G, T]; `owners` [R] says whose tokens [B, S, W].
+
+    On a mesh every device has its own images, and owners are counted among those.
+    """
+
+    def share(
+        params: Params, tokens: jax.Array, owners: jax.Array, ids: jax.Array, mask: jax.Array
+    ) -> jax.Array:
+        return match_logits(blip, params, tokens[owners], ids, mask)
+
+    if mesh is None:
+        return share(params, tokens, owners, ids, mask)
+    specs = (P(), *(P(ROWS),) * 4)
+    spread = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P(ROWS))
+    return spread(params, tokens, owners, ids, mask)

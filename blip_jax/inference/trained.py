@@ -2,13 +2,18 @@
 
 import dataclasses
 import functools
+from typing import Self
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tokenizer import Tokenizer
+
+ROWS = "rows"  # the mesh axis that splits a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,43 @@ class Trained:
     def on_device(self) -> Params:
         """The parameters where programs run, taken there once and not at every call."""
         return jax.device_put(self.params)
+
+    def on_every_device(self) -> Self:
+        """The same model with its parameters on every device of this process.
+
+        Embedding and matching then share their batches out. Of devices that are no power of two,
+        the largest power of two among them is used.
+        """
+        devices = jax.local_devices()
+        count = 1 << (len(devices).bit_length() - 1)
+        if count == 1:
+            return self
+        mesh = jax.make_mesh((count,), (ROWS,), devices=devices[:count])
+        return dataclasses.replace(
+            self, params=jax.device_put(self.params, NamedSharding(mesh, P()))
+        )
+
+    @functools.cached_property
+    def mesh(self) -> Mesh | None:
+        """What `on_every_device` made; None on one device."""
+        sharding = getattr(jax.tree.leaves(self.params)[0], "sharding", None)
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        return mesh if isinstance(mesh, Mesh) and mesh.axis_names == (ROWS,) else None
+
+    @property
+    def device_count(self) -> int:
+        """Devices that share a batch."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def place(self, batch: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+        """A batch as programs take it: split over the devices that share it, if any do.
+
+        One that does not divide is copied to all of them.
+        """
+        if self.mesh is None:
+            return batch
+        spec = P(ROWS) if len(batch) % self.mesh.size == 0 else P()
+        return jax.device_put(batch, NamedSharding(self.mesh, spec))
 
     def texts(self, ids: np.ndarray) -> list[list[str]]:
         """Token ids [B, K, T] -> K texts a row."""

@@ -133,17 +133,29 @@ class Blip:
     def image_tokens(
         self, params: Params, images: jax.Array, rng: jax.Array | None = None
     ) -> jax.Array:
-        """Images [B, H, W, 3], uint8 pixels or floats already normalised -> tokens [B, S, W]."""
-        return self._vision.apply(
+        """Images [B, H, W, 3], uint8 pixels or floats already normalised -> tokens [B, S, W].
+
+        Videos [B, F, H, W, 3] of F frames give their frames' tokens in a row, [B, F * S, W].
+        Tokens are given back as they are: what asks about images can be given theirs instead.
+        """
+        if images.ndim == 3:
+            return images
+        frames = images.reshape(-1, *images.shape[-3:])
+        tokens = self._vision.apply(
             {"params": params["vision"]},
-            normalise(images) if images.dtype == jnp.uint8 else images,
+            normalise(frames) if frames.dtype == jnp.uint8 else frames,
             deterministic=rng is None,
             rngs={} if rng is None else {"dropout": rng},
         )
+        return tokens.reshape(len(images), -1, tokens.shape[-1])
 
     def image_embeds(self, params: Params, image_tokens: jax.Array) -> jax.Array:
-        """Image tokens -> unit vectors [B, E] of the joint space, float32."""
-        return unit(linear(params["vision_proj"], image_tokens[:, 0]))
+        """Image tokens -> unit vectors [B, E] of the joint space, float32.
+
+        Of videos, the direction of the mean over their frames (`eval_retrieval_video.py`).
+        """
+        first = image_tokens[:, :: self.config.vision.tokens]  # of each frame
+        return unit(linear(params["vision_proj"], first).mean(1))
 
     def text_embeds(
         self,
@@ -164,7 +176,11 @@ class Blip:
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC]."""
+        """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC].
+
+        N texts that follow each other may share an image: image_tokens are then [B / N, S, W],
+        and the keys and values of an image are computed once.
+        """
         hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
         return linear(params["itm_head"], hidden[:, 0])
 

@@ -70,12 +70,13 @@ class TextBlock(nn.Module):
         mask: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, T, W], source [B, S, W'], masks -> x, self-attention keys and values."""
+        """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values."""
         x, keys_values = self.self_attend(x, mask)
         if source is not None:
             cross = self.cross_attention.keys_values(source)
-            h = self.attend(self.cross_attention, x, cross, source_mask)
-            x = self.add(self.cross_attention, x, h)
+            together = x.reshape(len(source), -1, x.shape[-1])  # N texts query their source as one
+            h = self.attend(self.cross_attention, together, cross, source_mask)
+            x = self.add(self.cross_attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
@@ -148,9 +149,9 @@ class TextTransformer(nn.Module):
 
         Args:
           input_ids, attention_mask: int [B, T], right-padded.
-          source: tokens [B, S, W'] of the image (or of VQA's question); None for the unimodal
-            encoder.
-          source_mask: int [B, S]; None where all of the source may be seen.
+          source: tokens [B / N, S, W'] of the image (or of VQA's question), each that of N texts
+            which follow each other; None for the unimodal encoder.
+          source_mask: int [B / N, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
 
