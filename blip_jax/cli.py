@@ -40,6 +40,10 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
+  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--texts=both|web|synthetic|best]
+      the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
+  capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
+      one page about a finished run
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -85,6 +89,7 @@ def command(argv: list[str]) -> None:
         "goodput": run_goodput,
         "convert": run_convert,
         "data": run_data,
+        "capfilt": run_capfilt,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -165,6 +170,13 @@ def run_data(argv: list[str]) -> None:
     from blip_jax.cli_data import run
 
     run(argv)
+
+
+def run_capfilt(argv: list[str]) -> None:
+    """blip-jax capfilt filter, report."""
+    from blip_jax.cli_capfilt import run_capfilt
+
+    run_capfilt(argv)
 
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:
