@@ -21,10 +21,10 @@ from pyarrow import parquet
 
 SHARD = 10_000
 THRESHOLDS = ",".join(f"{t / 10:g}" for t in range(10))
-COLOURS = "red blue green old small large wooden bright empty young".split()
-THINGS = "dog car woman man boat tree house girl horse train cat table bridge plane".split()
-PLACES = "beach,field,city street,kitchen,river bank,mountain,station,garden".split(",")
-NAMES = "Berlin,Anna Kowalski,Nikon,Toyota,Paris,Lake Como,Smith,Yamaha".split(",")
+COLOURS = ["red", "blue", "green", "old", "small", "large", "wooden", "bright", "empty", "young"]
+THINGS = ["dog", "car", "woman", "man", "boat", "tree", "house", "girl", "horse", "train", "cat"]
+PLACES = ["beach", "field", "city street", "kitchen", "river bank", "mountain", "station", "garden"]
+NAMES = ["Berlin", "Anna Kowalski", "Nikon", "Toyota", "Paris", "Lake Como", "Smith", "Yamaha"]
 
 
 def draw_words(rng: np.random.Generator, words: list[str], count: int) -> pa.Array:

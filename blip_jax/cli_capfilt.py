@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -62,7 +63,7 @@ def run_filter(argv: list[str]) -> None:
 
     runs = [open_run(place) for place in places]
     thresholds = _numbers("threshold", values.threshold) or [runs[0].threshold]
-    shares = _numbers("synthetic_share", values.synthetic_share) or [None]
+    shares: list[Any] = [*_numbers("synthetic_share", values.synthetic_share)] or [None]
     chosen = [
         rules.Rule(t, sources=tuple(values.sources), synthetic_share=share, **fields)
         for t in thresholds
@@ -89,10 +90,39 @@ def run_filter(argv: list[str]) -> None:
 
 
 def run_report(argv: list[str]) -> None:
-    """blip-jax capfilt report RUN: RUN/report.html."""
+    """blip-jax capfilt report RUN: RUN/report.html and RUN/report.json."""
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    text = "dollars an hour of what one process ran on"
+    flags.DEFINE_float("price", None, text, lower_bound=0, flag_values=values)
+    flags.DEFINE_string("filter", None, "model that explains texts", flag_values=values)
+    places = values(["blip-jax capfilt report", *argv])[1:]
+    if len(places) != 1:
+        raise ValueError(f"capfilt report takes one RUN; got {len(places)} folders")
+    from blip_jax.capfilt.report import write_report
+    from blip_jax.capfilt.scored import open_run
+
+    run = open_run(places[0])
+    _tell_missing(run)
+    explain = _explainer(values.filter) if values.filter else None
+    with _bar("report") as progress:
+        page = write_report(run, price=values.price, explain=explain, progress=progress)
+    print(f"report: {page}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {"filter": run_filter, "report": run_report}
+
+
+def _explainer(name: str) -> Callable[..., Any]:
+    """The only part of the report that needs a model."""
+    import blip_jax
+
+    model = blip_jax.load(name)
+
+    def explain(image: Any, text: str, word: str | None) -> Any:
+        return model.explain(image, text, word).picture()
+
+    return explain
 
 
 def _numbers(name: str, words: list[str] | None) -> list[float]:
@@ -102,14 +132,11 @@ def _numbers(name: str, words: list[str] | None) -> list[float]:
         raise ValueError(f"--{name}: expected numbers set apart by commas; {error}") from error
 
 
-def _tell_missing(run: object) -> None:
-    names, missing = run.names, run.missing  # type: ignore[attr-defined]
-    if missing:
-        print(
-            f"{run.place}: {len(missing)} of {len(names) + len(missing)} shards are not "  # type: ignore[attr-defined]
-            "finished and not counted",
-            file=sys.stderr,
-        )
+def _tell_missing(run: Any) -> None:
+    if run.missing:
+        total = len(run.names) + len(run.missing)
+        told = f"{len(run.missing)} of {total} shards are not finished and not counted"
+        print(f"{run.place}: {told}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ def write_data(path: Path, rows: list[dict]) -> None:
     writer = webdataset.Writer(path)
     for row in rows:
         if row["status"] == "ok":
-            web, *synthetic = (text["text"] for text in row["texts"])
+            web = row["texts"][0]["text"]
             record = Record(row["uid"], b"", (web,), row["uid"], {"key": row["key"]})
             writer.write(record, jpeg(row["row"], 160, 120), "jpg")
     writer.close()

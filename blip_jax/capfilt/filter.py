@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from blip_jax.capfilt.rule import Rule, Texts, choose, counts
 from blip_jax.capfilt.scored import ScoredRun, read_object
 from blip_jax.capfilt.texts import flatten, hex_words
-from blip_jax.files import Progress, silent, write_json, write_text
+from blip_jax.files import Progress, silent, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,23 +16,24 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BREAKS = frozenset(
-    # articles, pronouns, conjunctions, prepositions
-    "a an the this that these those some any each every no all both other another such its his "
-    "her their my your our he she it they we i you him them us me who which what whose and or but "
-    "nor so yet if while as than then of in on at by for from with without to into onto over "
-    "under above below between among through across along around behind beside near next front "
-    "top up down out off about against during after before inside outside there here not very "
-    # verbs that captions are made of
-    "is are was were be been being am has have had do does did can could will would may might "
-    "sit sits sat stand stands stood lie lies lay walk walks walked run runs ran ride rides hold "
-    "holds held wear wears wore look looks looked play plays played eat eats ate go goes went "
-    "make makes made take takes took get gets got show shows shown fly flies jump jumps parked "
-    "covered filled surrounded set sitting "
-    # how many, and what stands for a picture itself
-    "one two three four five six seven eight nine ten many several few lot lots bunch group pair "
-    "couple picture photo image view".split()
-)
+_FUNCTION = """
+a an the this that these those some any each every no all both other another such its his her their
+my your our he she it they we i you him them us me who which what whose and or but nor so yet if
+while as than then of in on at by for from with without to into onto over under above below between
+among through across along around behind beside near next front top up down out off about against
+during after before inside outside there here not very
+"""
+_VERBS = """
+is are was were be been am has have had do does did can could will would may might sit sits sat
+stand stands stood lie lies lay walk walks walked run runs ran ride rides hold holds held wear wears
+wore look looks looked play plays played eat eats ate go goes went make makes made take takes took
+get gets got show shows shown fly flies jump jumps parked covered filled surrounded set
+"""
+_COUNTS = """
+one two three four five six seven eight nine ten many several few lot lots bunch group pair couple
+picture photo image view
+"""
+BREAKS = frozenset(f"{_FUNCTION} {_VERBS} {_COUNTS}".split())
 _MARKS = r"[^\w\s'-]+"
 
 

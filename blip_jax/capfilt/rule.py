@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 THRESHOLD = 0.5  # softmax ITM probability; the authors' answer on what their filter keeps
+PAPER_NOISE = {"nucleus": 0.25, "beam": 0.19}  # share of synthetic texts dropped, paper Table 2
+PAPER_NOISE_SHARED = 0.08  # of a captioner and filter that share parameters, paper Table 4
 CHOICES = ("web", "synthetic", "both", "best")
 
 

@@ -1,10 +1,10 @@
 """Reading what `blip-jax capfilt run` has finished: settings, markers, scores, embeddings.
 
-    RUN/run.json                  settings
-    RUN/scores/NAME.parquet       a row an image, with every text and its scores
-    RUN/scores/NAME_stats.json    the mark that NAME is whole
-    RUN/embeddings/NAME.npy       ITC image embeddings, float16 [rows, E]; may be absent
-    RUN/data/                     the images
+RUN/run.json                  settings
+RUN/scores/NAME.parquet       a row an image, with every text and its scores
+RUN/scores/NAME_stats.json    the mark that NAME is whole
+RUN/embeddings/NAME.npy       ITC image embeddings, float16 [rows, E]; may be absent
+RUN/data/                     the images
 """
 
 from __future__ import annotations
