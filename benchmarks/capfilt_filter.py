@@ -97,8 +97,8 @@ def draw_run(root: Path, rows: int, width: int) -> None:
         vectors[1::100] = vectors[0::100]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         np.save(root / f"embeddings/{name}.npy", vectors.astype(np.float16))
-        seconds = {"wait": 20.0, "caption": 60.0, "score": 20.0, "total": 100.0}
-        marker = {"name": name, "rows": count, "counts": {"ok": count}, "seconds": seconds}
+        seconds = {"decode": 20.0, "caption": 60.0, "score": 20.0, "whole": 100.0}
+        marker = {"name": name, "rows": count, "status": {"ok": count}, "seconds": seconds}
         (root / f"scores/{name}_stats.json").write_text(json.dumps(marker))
     settings = {"corpus": "drawn", "shards": names, "threshold": 0.5,
                 "caption": {"method": "nucleus", "top_p": 0.9}, "models": {}}  # fmt: skip

@@ -174,9 +174,9 @@ def run_data(argv: list[str]) -> None:
 
 def run_capfilt(argv: list[str]) -> None:
     """blip-jax capfilt filter, report."""
-    from blip_jax.cli_capfilt import run_capfilt
+    from blip_jax.cli_capfilt import run
 
-    run_capfilt(argv)
+    run(argv)
 
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:

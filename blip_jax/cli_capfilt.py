@@ -1,152 +1,16 @@
-"""The commands over CapFilt's scores: filter, report."""
+"""The commands of CapFilt over corpora."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
-from absl import flags
-
-from blip_jax.files import Progress
+from blip_jax.cli_capfilt_filter import run_filter, run_report
 
 
-def run_capfilt(argv: list[str]) -> None:
+def run(argv: list[str]) -> None:
     """blip-jax capfilt filter|report ...
 
     Raises:
       ValueError, FileNotFoundError: the user's mistake.
     """
-    if not argv or argv[0] not in COMMANDS:
+    commands = {"filter": run_filter, "report": run_report}
+    if not argv or argv[0] not in commands:
         asked = f"not {argv[0]!r}" if argv else "nothing was asked"
-        raise ValueError(f"capfilt: expected one of {', '.join(COMMANDS)}; {asked}")
-    COMMANDS[argv[0]](argv[1:])
-
-
-def run_filter(argv: list[str]) -> None:
-    """blip-jax capfilt filter RUN...: a table of choices, or one choice written to --out."""
-    from blip_jax.capfilt import rule as rules
-
-    values = flags.FlagValues()
-    values.set_gnu_getopt()  # flags may follow folders
-    flags.DEFINE_list("threshold", None, "least scores of a kept text", flag_values=values)
-    flags.DEFINE_float("top_fraction", None, "instead, the share of texts", flag_values=values)
-    flags.DEFINE_enum("by", "itm", ["itm", "itc"], "the score", flag_values=values)
-    flags.DEFINE_enum("texts", "both", rules.CHOICES, "which texts may stay", flag_values=values)
-    text = "of an image's synthetic texts only the best"
-    flags.DEFINE_bool("best_of_n", False, text, flag_values=values)
-    flags.DEFINE_integer("min_words", 1, "of a text", flag_values=values)
-    flags.DEFINE_integer("max_words", None, "of a text", flag_values=values)
-    flags.DEFINE_list("sources", [], "only images of these", flag_values=values)
-    text = "of images with the same bytes only the first"
-    flags.DEFINE_bool("drop_duplicates", False, text, flag_values=values)
-    text = "least share of a synthetic text's nouns that another text of the image has"
-    flags.DEFINE_float("noun_support", 0.0, text, flag_values=values)
-    text = "shares of synthetic texts among the kept"
-    flags.DEFINE_list("synthetic_share", None, text, flag_values=values)
-    combined = ["mean", "min"]
-    flags.DEFINE_enum("combine", "mean", combined, "several RUNs' scores", flag_values=values)
-    flags.DEFINE_string("out", None, "folder to write one choice to", flag_values=values)
-    places = values(["blip-jax capfilt filter", *argv])[1:]
-    if not places:
-        raise ValueError("capfilt filter takes one or more RUNs, folders of `capfilt run`")
-    if values.threshold and values.top_fraction is not None:
-        raise ValueError("--threshold and --top_fraction exclude each other")
-    fields = {
-        name: getattr(values, name)
-        for name in (
-            *("top_fraction", "by", "texts", "best_of_n", "min_words", "max_words"),
-            *("drop_duplicates", "noun_support"),
-        )
-    }
-    from blip_jax.capfilt.scored import open_run
-
-    runs = [open_run(place) for place in places]
-    thresholds = _numbers("threshold", values.threshold) or [runs[0].threshold]
-    shares: list[Any] = [*_numbers("synthetic_share", values.synthetic_share)] or [None]
-    chosen = [
-        rules.Rule(t, sources=tuple(values.sources), synthetic_share=share, **fields)
-        for t in thresholds
-        for share in shares
-    ]
-    if values.out and len(chosen) > 1:
-        raise ValueError(f"--out takes one choice; {len(chosen)} were given")
-    from blip_jax.capfilt.filter import compare, write_choice
-    from blip_jax.capfilt.texts import read_texts
-
-    for run in runs:
-        _tell_missing(run)
-    with _bar("read") as progress:
-        options = {"combine": values.combine, "with_nouns": values.noun_support > 0}
-        texts, sizes = read_texts(runs, **options, progress=progress)
-    print(compare(texts, chosen))
-    if values.out:
-        with _bar("write") as progress:
-            out = Path(values.out)
-            write_choice(
-                *(runs, texts, sizes, chosen[0], out), combine=values.combine, progress=progress
-            )
-        print(f"choice: {values.out}")
-
-
-def run_report(argv: list[str]) -> None:
-    """blip-jax capfilt report RUN: RUN/report.html and RUN/report.json."""
-    values = flags.FlagValues()
-    values.set_gnu_getopt()
-    text = "dollars an hour of what one process ran on"
-    flags.DEFINE_float("price", None, text, lower_bound=0, flag_values=values)
-    flags.DEFINE_string("filter", None, "model that explains texts", flag_values=values)
-    places = values(["blip-jax capfilt report", *argv])[1:]
-    if len(places) != 1:
-        raise ValueError(f"capfilt report takes one RUN; got {len(places)} folders")
-    from blip_jax.capfilt.report import write_report
-    from blip_jax.capfilt.scored import open_run
-
-    run = open_run(places[0])
-    _tell_missing(run)
-    explain = _explainer(values.filter) if values.filter else None
-    with _bar("report") as progress:
-        page = write_report(run, price=values.price, explain=explain, progress=progress)
-    print(f"report: {page}")
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"filter": run_filter, "report": run_report}
-
-
-def _explainer(name: str) -> Callable[..., Any]:
-    """The only part of the report that needs a model."""
-    import blip_jax
-
-    model = blip_jax.load(name)
-
-    def explain(image: Any, text: str, word: str | None) -> Any:
-        return model.explain(image, text, word).picture()
-
-    return explain
-
-
-def _numbers(name: str, words: list[str] | None) -> list[float]:
-    try:
-        return [float(word) for word in words or ()]
-    except ValueError as error:
-        raise ValueError(f"--{name}: expected numbers set apart by commas; {error}") from error
-
-
-def _tell_missing(run: Any) -> None:
-    if run.missing:
-        total = len(run.names) + len(run.missing)
-        told = f"{len(run.missing)} of {total} shards are not finished and not counted"
-        print(f"{run.place}: {told}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator[Progress]:
-    from tqdm import tqdm
-
-    with tqdm(desc=name, unit="shard", file=sys.stderr, disable=None) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
+        raise ValueError(f"capfilt: expected one of {', '.join(commands)}; {asked}")
+    commands[argv[0]](argv[1:])

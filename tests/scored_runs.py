@@ -102,8 +102,8 @@ def write_shard(root: Path, name: str, table: pa.Table, rng: np.random.Generator
     status = table["status"].to_pylist()
     marker = {
         "name": name, "rows": len(table),
-        "counts": {word: status.count(word) for word in sorted(set(status))},
-        "seconds": {"wait": 1.5, "caption": 6.0, "score": 2.0, "write": 0.5, "total": 10.0},
+        "status": {word: status.count(word) for word in sorted(set(status))},
+        "seconds": {"decode": 1.5, "caption": 6.0, "score": 2.0, "write": 0.5, "whole": 10.0},
     }  # fmt: skip
     (root / "scores" / f"{name}_stats.json").write_text(json.dumps(marker))
 

@@ -98,9 +98,10 @@ def imports(path):
 
 
 ORDER = [  # a room may import itself and those to its right
-    "cli", "cli_images", "cli_convert", "cli_data", "cli_capfilt", "bootstrap", "training",
-    "capfilt", "tasks", "train", "model", "interop", "inference", "generation", "losses", "models",
-    "page", "data", "tokenizer", "metrics", "files", "catalogue", "config", "errors",
+    "cli", "cli_images", "cli_convert", "cli_data", "cli_capfilt", "cli_capfilt_filter",
+    "bootstrap", "training", "capfilt", "tasks", "train", "model", "interop", "inference",
+    "generation", "losses", "models", "page", "data", "tokenizer", "metrics", "files", "catalogue",
+    "config", "errors",
 ]  # fmt: skip
 
 

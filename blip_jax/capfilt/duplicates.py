@@ -54,7 +54,7 @@ def near_duplicates(
     """
     total = sum(int(marker["rows"]) for marker in run.markers)
     step = max(1, -(-total * total // comparisons))
-    parts = [vectors[-start % step :: step] for start, vectors in blocks(run)]
+    parts = [vectors[-start % step :: step].copy() for start, vectors in blocks(run)]
     if not parts:
         return None
     asked = unit(np.concatenate(parts))

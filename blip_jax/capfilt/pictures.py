@@ -66,8 +66,8 @@ def draw(table: pa.Table, threshold: float, sizes: Sequence[int]) -> list[np.nda
     """Row numbers of a shard: accepted and rejected ones at random, and the most borderline."""
     top, distance = highest(table, threshold)
     rng = np.random.default_rng(0)
-    kept = rng.permutation(np.flatnonzero(top >= np.float32(threshold)))
-    dropped = rng.permutation(np.flatnonzero(top < np.float32(threshold)))
+    kept = rng.permutation(np.flatnonzero(top >= np.float64(threshold)))
+    dropped = rng.permutation(np.flatnonzero(top < np.float64(threshold)))
     near = np.argsort(distance, kind="stable")[: np.count_nonzero(~np.isnan(distance))]
     return [rows[:size] for rows, size in zip((kept, dropped, near), sizes, strict=True)]
 
@@ -83,24 +83,30 @@ def find_images(run: ScoredRun, wanted: dict[str, set[str]]) -> tuple[dict[str, 
     found: dict[str, Image] = {}
     trouble = ""
     data = storage.join(run.place, "data")
-    for place in (data, str(run.settings.get("corpus", ""))):
+    reading = run.settings.get("reading", {})
+    for place, how in ((data, {}), (str(run.settings.get("corpus", "")), reading)):
         left = {name: uids - found.keys() for name, uids in wanted.items()}
         if not any(left.values()):
             return found, ""
         if not place or (place == data and not storage.is_folder(data)):
             continue
         try:
-            found |= read_images(place, left)
+            found |= read_images(place, left, how)
         except (ValueError, OSError) as error:
             trouble = f"{error}"
     missing = sum(len(uids - found.keys()) for uids in wanted.values())
     return found, (trouble or "they are neither in the run nor in the corpus") if missing else ""
 
 
-def read_images(place: str, wanted: dict[str, set[str]]) -> dict[str, Image]:
-    """The images of some uids; a shard is read only as far as it needs."""
+def read_images(
+    place: str, wanted: dict[str, set[str]], reading: dict[str, str | None]
+) -> dict[str, Image]:
+    """The images of some uids; a shard is read only as far as it needs.
+
+    `reading` is what `open_corpus` is told besides the place.
+    """
     found: dict[str, Image] = {}
-    for shard in open_corpus(place).shards:
+    for shard in open_corpus(place, **reading).shards:
         left = set(wanted.get(shard.name, ()))
         for row in shard.rows() if left else ():
             if isinstance(row, Record) and row.uid in left:

@@ -137,7 +137,7 @@ def speed(markers: Sequence[dict[str, Any]], price: float | None) -> dict[str, A
     stages: Counter[str] = Counter()
     for marker in markers:
         stages.update(marker.get("seconds", {}))
-    total = stages.pop("total", 0.0) or stages.total()
+    total = stages.pop("whole", 0.0)
     images = sum(int(marker["rows"]) for marker in markers)
     if not total:
         return None
@@ -145,7 +145,7 @@ def speed(markers: Sequence[dict[str, Any]], price: float | None) -> dict[str, A
         "images_per_second": images / total,
         "seconds": total,
         "shares": {name: seconds / total for name, seconds in stages.most_common()},
-        "waiting": stages["wait"] / total,
+        "waiting": stages["decode"] / total,
         "price": price,
         "cost_per_million": None if price is None else price / 3600 * total / images * 1e6,
     }

@@ -88,6 +88,24 @@ class Texts:
     sources: tuple[str, ...]
 
 
+def plain_texts(image: Sequence[int], synthetic: Sequence[bool], itm: Sequence[float]) -> Texts:
+    """`Texts` of which nothing but the ITM is known."""
+    images, number = max(image, default=-1) + 1, len(image)
+    score = np.array(itm, np.float32)
+    return Texts(
+        image=np.array(image, np.int64),
+        synthetic=np.array(synthetic, bool),
+        itm=score,
+        itc=np.full(number, np.nan, np.float32),
+        words=np.ones(number, np.int32),
+        support=np.ones(number, np.float32),
+        draw=np.zeros(number, np.float32),
+        source=np.zeros(images, np.int32),
+        content=np.zeros(images, np.uint64),
+        sources=("",),
+    )
+
+
 def choose(texts: Texts, rule: Rule) -> np.ndarray:
     """bool [N]: which texts a rule keeps."""
     score = getattr(texts, rule.by)
@@ -102,14 +120,15 @@ def choose(texts: Texts, rule: Rule) -> np.ndarray:
     return kept
 
 
-def cut(score: np.ndarray, rule: Rule) -> np.float32:
-    """The least score that stays, of the scores that may; equal ones stay or go together."""
+def cut(score: np.ndarray, rule: Rule) -> np.float64:
+    """The least score that stays, of the scores that may; equal ones stay or go together.
+
+    In float64, so that a threshold is compared as it was written.
+    """
     if rule.top_fraction is None:
-        return np.float32(rule.threshold)
+        return np.float64(rule.threshold)
     number = round(rule.top_fraction * len(score))
-    if number == 0:
-        return np.float32(np.inf)
-    return np.partition(score, -number)[-number]
+    return np.float64(np.partition(score, -number)[-number] if number else np.inf)
 
 
 def candidates(texts: Texts, rule: Rule) -> np.ndarray:

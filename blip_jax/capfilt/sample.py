@@ -80,7 +80,6 @@ def read_rows(table: pa.Table, index: np.ndarray, threshold: float) -> list[Row]
     import pyarrow as pa
 
     chosen = table.select(["uid", "source", "texts"]).take(pa.array(index))
-    least = np.float32(threshold)
     found = []
     for row in chosen.to_pylist():
         texts = tuple(
@@ -89,7 +88,7 @@ def read_rows(table: pa.Table, index: np.ndarray, threshold: float) -> list[Row]
                 text["origin"] == "synthetic",
                 text["method"] or "",
                 text["itm"],
-                bool(np.float32(text["itm"]) >= least),
+                text["itm"] >= threshold,
             )
             for text in row["texts"] or ()
             if text["text"] and text["itm"] is not None
@@ -111,6 +110,6 @@ def highest(table: pa.Table, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     if len(owner):
         start = np.flatnonzero(np.append(True, np.diff(owner) != 0))
         out[0, owner[start]] = np.maximum.reduceat(itm, start)
-        distance = np.minimum.reduceat(np.abs(itm - np.float32(threshold)), start)
+        distance = np.minimum.reduceat(np.abs(itm - np.float64(threshold)), start)
         out[1, owner[start]] = distance
     return out[0], out[1]
