@@ -44,6 +44,10 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data split FILE --by FIELD --out DIR [--share=0.2] [--seed=N]
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
+  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--texts=both|web|synthetic|best]
+      the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
+  capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
+      one page about a finished run
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -90,6 +94,7 @@ def command(argv: list[str]) -> None:
         "goodput": run_goodput,
         "convert": run_convert,
         "data": run_data,
+        "capfilt": run_capfilt,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -181,6 +186,13 @@ def run_convert(argv: list[str]) -> None:
 def run_data(argv: list[str]) -> None:
     """blip-jax data check, convert, annotations, split, bench."""
     from blip_jax.cli_data import run
+
+    run(argv)
+
+
+def run_capfilt(argv: list[str]) -> None:
+    """blip-jax capfilt filter, report."""
+    from blip_jax.cli_capfilt import run
 
     run(argv)
 

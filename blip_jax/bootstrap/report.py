@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 
 from blip_jax.bootstrap.figures import histogram_figure, loss_figure, roc_figure
 from blip_jax.bootstrap.sources import Sources
+from blip_jax.capfilt.rule import PAPER_NOISE
 from blip_jax.data.records import Records
 from blip_jax.files import read_json_lines, write_json, write_text
 from blip_jax.losses import ITM_CHANCE
 from blip_jax.page import page_template, picture
 from blip_jax.train import journal, metrics
 
-PAPER_NOISE = {"nucleus": 0.25, "beam": 0.19}  # share of synthetic texts dropped, paper Table 2
 STAGES = {"pretrain": "Pre-training", "captioner": "Captioner", "filter": "Filter"}
 LOSSES = {"loss": "total", "loss_itc": "ITC", "loss_itm": "ITM", "loss_lm": "LM"}
 SCORES = {  # key of evaluation.json -> how it is named

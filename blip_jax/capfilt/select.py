@@ -2,7 +2,7 @@
 
 from typing import Any
 
-THRESHOLD = 0.5  # softmax ITM probability; the authors' answer on what their filter keeps
+from blip_jax.capfilt.rule import THRESHOLD, Rule, choose, plain_texts
 
 
 def select(
@@ -21,19 +21,25 @@ def select(
       captions: take synthetic texts at all (the captioner's half of CapFilt).
       filtering: drop texts whose ITM probability is under `threshold` (the filter's half).
     """
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if row["status"] != "ok":
-            continue
-        texts = [("web", row["web_text"], row["web_itm"])]
-        if captions:
+    flat: list[tuple[int, str, str, float]] = []
+    for number, row in enumerate(rows):
+        if row["status"] == "ok":
+            flat.append((number, "web", row["web_text"], row["web_itm"]))
             pairs = zip(row["syn_text"], row["syn_itm"], strict=True)
-            texts += [("synthetic", text, itm) for text, itm in pairs]
-        for source, text, itm in texts:
-            if text and (not filtering or itm >= threshold):
-                where = {"image": row["image"], "image_id": row["image_id"]}
-                kept.append(where | {"caption": text, "source": source})
-    return kept
+            flat += [(number, "synthetic", text, itm) for text, itm in pairs]
+    flat = [text for text in flat if text[2]]
+    texts = plain_texts(
+        [number for number, *_ in flat],
+        [source == "synthetic" for _, source, *_ in flat],
+        [itm for *_, itm in flat],
+    )
+    rule = Rule(threshold if filtering else 0.0, texts="both" if captions else "web")
+    return [
+        {key: rows[number][key] for key in ("image", "image_id")}
+        | {"caption": text, "source": source}
+        for (number, source, text, _), keep in zip(flat, choose(texts, rule), strict=True)
+        if keep
+    ]
 
 
 def summary(rows: list[dict[str, Any]], threshold: float = THRESHOLD) -> dict[str, float]:

@@ -73,20 +73,6 @@ class Labelled:
         return f"{self.image}: {self.text}"
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """An image, a text that goes with it (or ""), and the name of their class."""
-
-    image: Path
-    text: str
-    label: str
-
-    @property
-    def uid(self) -> str:
-        """Names the row."""
-        return f"{self.image}: {self.text}"
-
-
 def read_questions(path: str | Path, image_root: str | Path | None = None) -> list[Question]:
     """Reads `[{"question_id", "image", "question", "answer"?: text or texts, "dataset"?}, ...]`.
 
