@@ -40,6 +40,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
+  capfilt run CORPUS OUT --captioner M --filter M [--method=nucleus|beam|greedy]
+      [--num_captions=N] [--to=webdataset|parquet|json|array_record] [--shard=i/N|auto] [--lease=S]
+      captions and scores any corpus, in any number of processes; the same command carries on
 """
 IMAGE_COMMANDS = ("caption", "answer", "match", "embed")
 
@@ -85,6 +88,7 @@ def command(argv: list[str]) -> None:
         "goodput": run_goodput,
         "convert": run_convert,
         "data": run_data,
+        "capfilt": run_capfilt,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
     }
     if argv[0] not in commands:
@@ -163,6 +167,14 @@ def run_convert(argv: list[str]) -> None:
 def run_data(argv: list[str]) -> None:
     """blip-jax data check, convert, bench."""
     from blip_jax.cli_data import run
+
+    run(argv)
+
+
+def run_capfilt(argv: list[str]) -> None:
+    """blip-jax capfilt."""
+    compilation_cache()
+    from blip_jax.cli_capfilt import run
 
     run(argv)
 
