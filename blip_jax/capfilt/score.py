@@ -26,7 +26,7 @@ from blip_jax.model import ABILITIES, Model
 BATCHES_AHEAD = 3  # decoded while the device is busy
 
 T = TypeVar("T")
-Seconds = dict[str, float]  # by stage: decode (waiting for images), caption, score
+Seconds = dict[str, float]  # by stage: decode (waiting for images), caption, score, other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Scorer:
         Raises:
           RuntimeError: the filter gives NaN.
         """
-        seconds: Counter[str] = Counter()
+        start, seconds = time.perf_counter(), Counter[str]()
         events = ahead(self.reader.read(units), BATCHES_AHEAD)
         with contextlib.closing(events):  # type: ignore[type-var]
             while True:
@@ -87,8 +87,9 @@ class Scorer:
                 if isinstance(event, Batch):
                     self._score(event, seconds)
                 elif isinstance(event, End):
-                    yield event.unit, event.rows, dict(seconds)
-                    seconds = Counter()
+                    other = time.perf_counter() - start - seconds.total()
+                    yield event.unit, event.rows, {**seconds, "other": other}
+                    start, seconds = time.perf_counter(), Counter[str]()
                 else:
                     return
 
