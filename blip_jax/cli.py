@@ -44,6 +44,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data split FILE --by FIELD --out DIR [--share=0.2] [--seed=N]
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
+  capfilt run CORPUS OUT --captioner M --filter M [--method=nucleus|beam|greedy]
+      [--num_captions=N] [--to=webdataset|parquet|json|array_record] [--shard=i/N|auto] [--lease=S]
+      captions and scores any corpus, in any number of processes; the same command carries on
   capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--texts=both|web|synthetic|best]
       the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
   capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
@@ -191,7 +194,9 @@ def run_data(argv: list[str]) -> None:
 
 
 def run_capfilt(argv: list[str]) -> None:
-    """blip-jax capfilt filter, report."""
+    """blip-jax capfilt run, filter, report."""
+    if argv[:1] == ["run"]:  # the others do without jax
+        compilation_cache()
     from blip_jax.cli_capfilt import run
 
     run(argv)

@@ -24,12 +24,23 @@ PAIRS_AN_IMAGE = 8  # a batch of pairs has so many times the rows of a batch of 
 def score_texts(
     blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Images [B, S, S, 3] with N texts each [B, N, T] -> ITM probability and ITC cosine [B, N].
+    """Images [B, S, S, 3] with N texts each [B, N, T] -> ITM probability and ITC cosine [B, N]."""
+    return score_tokens(blip, params, *encode_images(blip, params, pixels), ids, mask)
 
-    The image tower runs once an image, whatever N.
+
+@functools.partial(jax.jit, static_argnums=0)
+def score_tokens(
+    blip: Blip,
+    params: Params,
+    tokens: jax.Array,
+    image: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The same of what `encode_images` made of the images: tokens [B, S, W], vectors [B, E].
+
+    Cross-attention keys and values are computed once an image, whatever N.
     """
-    tokens = blip.image_tokens(params, pixels)
-    image = blip.image_embeds(params, tokens)
     flat = [x.reshape(-1, x.shape[-1]) for x in (ids, mask)]
     text = blip.text_embeds(params, *flat).reshape(*ids.shape[:2], -1)
     itm = jax.nn.softmax(match_logits(blip, params, tokens, ids, mask))[..., 1]
