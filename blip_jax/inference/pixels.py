@@ -35,4 +35,4 @@ class Pixels:
         return np.asarray(resize_square(open_image(self.images[row]), self.size))
 
 
-Rows = np.ndarray | Pixels  # images [N, S, S, 3]
+Rows = np.ndarray | Pixels  # images [N, S, S, 3], or their tokens [N, S, W]
