@@ -33,6 +33,8 @@ USAGE = """usage: blip-jax COMMAND [flags]
   embed   --model M IMAGE...
       ask a model about images: files, folders or patterns; --json gives one object a line.
       M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
+  serve --model M [--model NAME=M ...] [--host=ADDRESS] [--port=N] [--token_file=FILE]
+      the same over HTTP, with a page to try it; see docs/serving.md
   convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
       carry weights to another project, and tell what became of each tensor
   data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
@@ -83,6 +85,7 @@ def command(argv: list[str]) -> None:
         "train": run_train,
         "compile": run_compile,
         "goodput": run_goodput,
+        "serve": run_serve,
         "convert": run_convert,
         "data": run_data,
         **{name: functools.partial(run_images, name) for name in IMAGE_COMMANDS},
@@ -151,6 +154,14 @@ def run_images(name: str, argv: list[str]) -> None:
     from blip_jax.cli_images import run
 
     run(name, argv)
+
+
+def run_serve(argv: list[str]) -> None:
+    """blip-jax serve."""
+    compilation_cache()
+    from blip_jax.cli_serve import run
+
+    run(argv)
 
 
 def run_convert(argv: list[str]) -> None:

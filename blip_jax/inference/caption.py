@@ -77,9 +77,9 @@ def write_captions(
     written = jax.device_get(program(model.on_device, pixels, ids, lengths, keys))
     lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
     texts = model.texts(np.concatenate([lead, written.tokens], -1))
-    for row, lead, prompt in zip(texts, model.tokenizer.decode(ids), chosen, strict=True):
+    for row, given, prompt in zip(texts, model.tokenizer.decode(ids), chosen, strict=True):
         if prompt is None:  # the model's own is left out
-            row[:] = [text[len(lead) :].strip() for text in row]
+            row[:] = [text[len(given) :].strip() for text in row]
     return texts, written.log_probs.sum(-1)
 
 

@@ -149,9 +149,7 @@ class Engine:
             del self._waiting[program]
         return taken
 
-    def _run(
-        self, program: Program, batch: list[Waiting], loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _run(self, program: Program, batch: list[Waiting], loop: asyncio.AbstractEventLoop) -> None:
         if not batch:
             return
         start = time.monotonic()

@@ -1,5 +1,7 @@
 """What Prometheus is told."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -10,7 +12,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        home = {"registry": self.registry, "namespace": "blip_jax"}
+        home: dict[str, Any] = {"registry": self.registry, "namespace": "blip_jax"}
         self.requests = Counter("requests", "Answered requests", ["route", "status"], **home)
         self.latency = Histogram(
             "request_seconds", "From headers to answer", ["route"], buckets=SECONDS, **home

@@ -42,8 +42,8 @@ class Pictures:
         Raises:
           Refusal: damaged, or of too many pixels.
         """
-        args = (self._decode, content, size)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, *args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, self._decode, content, size)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
@@ -89,9 +89,9 @@ class Pictures:
         try:
             return np.asarray(resize_square(open_image(content), size))
         except ImageError as error:
-            code, status = ("damaged_picture", 422)
-            if "pixels" in str(error):
-                code, status = ("too_many_pixels", 413)
+            code, status = "damaged_picture", 422
+            if "more than" in str(error):
+                code, status = "too_many_pixels", 413
             message = str(error).replace("The given bytes", "A picture")
             raise Refusal(status, code, message) from error
         finally:
