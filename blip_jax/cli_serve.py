@@ -42,6 +42,8 @@ def run(argv: list[str]) -> None:
 
 def serve(values: Any, token: str | None) -> None:
     """The service of checked flags."""
+    import jax
+
     import blip_jax
     from blip_jax.serve import server
     from blip_jax.serve.app import build_app
@@ -49,7 +51,11 @@ def serve(values: Any, token: str | None) -> None:
     from blip_jax.serve.limits import Limits
     from blip_jax.serve.service import Service
 
+    # There are many small programs; all of them are kept for the next start.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     logger = logging.getLogger("blip_jax.serve")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     limits = dataclasses.replace(
         Limits(),
         max_batch=values.max_batch,

@@ -58,6 +58,9 @@ export function hideHeat() {
 
 export function watchPicture() {
   const drop = find("#drop");
+  image.addEventListener("load", () => {
+    find("#figure").style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
+  });
   find("#file").addEventListener("change", (event) => {
     if (event.target.files[0]) show(event.target.files[0]);
     event.target.value = "";
