@@ -5,7 +5,9 @@ import base64
 import contextlib
 import dataclasses
 import io
+import socket
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -20,9 +22,11 @@ pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 pytest.importorskip("httpx", reason="httpx is not installed")
 
 import httpx
+import uvicorn
 
 from blip_jax.serve.app import build_app
 from blip_jax.serve.limits import Limits
+from blip_jax.serve.server import protocol_of
 from blip_jax.serve.service import Service
 
 LIMITS = Limits(max_batch=1, rows=20, body=1 << 20, picture=200_000, decoders=1)
@@ -83,6 +87,23 @@ def client(models=None, fetcher=None, token=None, hosts=None, **limits):
             yield lambda *args, **kwargs: runner.run(send(*args, **kwargs))
         finally:
             service.stop()
+
+
+@contextlib.contextmanager
+def listening(application, limits, lifespan="on"):
+    """Serves an application in a thread; gives the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    http = protocol_of(limits)
+    config = uvicorn.Config(application, http=http, ws="none", lifespan=lifespan, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 def code(response) -> tuple[int, str]:

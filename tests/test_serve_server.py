@@ -1,6 +1,5 @@
 """The HTTP server: slow and long senders, and the end by SIGTERM."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -17,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import serving
 import tiny
-import uvicorn
 from serving import picture, text
 
 from blip_jax import cli
@@ -28,7 +27,6 @@ from blip_jax.serve.client import Client, ServiceError
 from blip_jax.serve.guard import Guard
 from blip_jax.serve.limits import Limits
 from blip_jax.serve.metrics import Metrics
-from blip_jax.serve.server import protocol_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,23 +39,9 @@ async def echo(scope, receive, send):
         await send({"type": "http.response.body", "body": content})
 
 
-@contextlib.contextmanager
 def listening(limits):
     """The guard and the protocol before `echo`; gives the port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    guard = Guard(echo, limits, Metrics())
-    config = uvicorn.Config(
-        guard, http=protocol_of(limits), ws="none", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
+    return serving.listening(Guard(echo, limits, Metrics()), limits, "off")
 
 
 def talk(port, content, seconds=5.0):
