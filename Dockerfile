@@ -8,7 +8,7 @@ WORKDIR /blip_jax
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY blip_jax ./blip_jax
 COPY configs ./configs
-RUN pip install --no-cache-dir . "jax[${JAX}]" gcsfs
+RUN pip install --no-cache-dir ".[serve]" "jax[${JAX}]" gcsfs
 
 USER blip
 ENTRYPOINT ["blip-jax"]

@@ -36,6 +36,8 @@ USAGE = """usage: blip-jax COMMAND [flags]
   embed   --model M IMAGE...
       ask a model about images: files, folders or patterns; --json gives one object a line.
       M is a model folder, a .pth, a Hugging Face folder or hub name, or a released name
+  serve --model M [--model NAME=M ...] [--host=ADDRESS] [--port=N] [--token_file=FILE]
+      the same over HTTP, with a page to try it; see docs/serving.md
   convert SOURCE TARGET --to blip_jax|huggingface|salesforce [--task=caption|retrieval]
       carry weights to another project, and tell what became of each tensor
   data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
@@ -95,6 +97,7 @@ def command(argv: list[str]) -> None:
         "evaluate": run_evaluate,
         "compile": run_compile,
         "goodput": run_goodput,
+        "serve": run_serve,
         "convert": run_convert,
         "data": run_data,
         "capfilt": run_capfilt,
@@ -177,6 +180,14 @@ def run_images(name: str, argv: list[str]) -> None:
     from blip_jax.cli_images import run
 
     run(name, argv)
+
+
+def run_serve(argv: list[str]) -> None:
+    """blip-jax serve."""
+    compilation_cache()
+    from blip_jax.cli_serve import run
+
+    run(argv)
 
 
 def run_convert(argv: list[str]) -> None:

@@ -30,11 +30,13 @@ def write_answers(
     min_new_tokens: int = 0,
     max_new_tokens: int = 9,
     batch_size: int = 8,
+    text_step: int = TEXT_STEP,
 ) -> tuple[list[list[str]], np.ndarray]:
     """The `top_n` best answers of a beam search to each of N questions, best first.
 
     pixels are those of N images, or of one that all questions are about.
-    The lengths are the original's 1 and 10, which count [DEC].
+    The lengths are the original's 1 and 10, which count [DEC]. Questions are padded to a
+    multiple of `text_step`.
 
     Returns:
       Texts, and their log-probabilities [N, top_n].
@@ -44,7 +46,7 @@ def write_answers(
     sizes = {"num_beams": num_beams, "num_return": top_n}
     lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     for rows, count in batches(len(questions), batch_size):
-        asked = encode_questions(model, [questions[r] for r in rows])
+        asked = encode_questions(model, [questions[r] for r in rows], text_step)
         batch = (own_or_common(pixels, rows), *asked)
         found = beam_program(model.blip, model.on_device, *batch, **sizes, **lengths)
         found = jax.device_get(found)
@@ -90,11 +92,13 @@ def rank_answers(
     return chosen[:, :kept], scores[:, :kept]
 
 
-def encode_questions(model: Trained, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def encode_questions(
+    model: Trained, questions: Sequence[str], text_step: int = TEXT_STEP
+) -> tuple[np.ndarray, np.ndarray]:
     """Questions -> ids and mask, int32 [B, T]."""
     conventions = model.config.conventions
     # Where answers see the padding of questions, it is the original's: up to the longest.
-    step = TEXT_STEP if conventions.question_mask else 1
+    step = text_step if conventions.question_mask else 1
     first = {"enc": "[ENC]", "cls": "[CLS]"}[conventions.question_first]
     most = min(MAX_TOKENS, model.config.text.max_positions)
     return encode(model.tokenizer, [pre_question(q) for q in questions], most, first, step)

@@ -52,14 +52,16 @@ def write_captions(
     images: np.ndarray | jax.Array,
     keys: jax.Array,
     options: CaptionOptions,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str | None] | None = None,
+    slots: int = 1,
 ) -> tuple[list[list[str]], np.ndarray]:
     """Writes K captions for each of B images.
 
     Args:
-      images: pixels [B, S, S, 3], or image tokens [B, S, W] of a tower that is shared.
+      images: pixels [B, S, S, 3], or image tokens [B, S, W].
       keys: typed keys [B], for nucleus sampling.
       prompts: one an image, instead of `options.prompt`.
+      slots: prompt slots of the program, at least.
 
     Returns:
       K texts an image, a given prompt included (the model's own is not), and log-probs [B, K].
@@ -67,24 +69,27 @@ def write_captions(
     Raises:
       ValueError: prompt and new tokens do not fit the model's positions.
     """
-    own = prompts is None and options.prompt is None
-    prompt = model.config.conventions.prompt if own else options.prompt
-    chosen = [prompt or ""] * len(images) if prompts is None else prompts
-    ids, lengths = encode_prompts(model, chosen, options.max_new_tokens)
+    chosen = [options.prompt] * len(images) if prompts is None else prompts
+    own = model.config.conventions.prompt
+    full = [own if prompt is None else prompt for prompt in chosen]
+    ids, lengths = encode_prompts(model, full, options.max_new_tokens, slots)
     program = caption_program(model.blip, dataclasses.replace(options, prompt=None))
     written = jax.device_get(program(model.on_device, images, ids, lengths, keys))
     lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
     texts = model.texts(np.concatenate([lead, written.tokens], -1))
-    if own:
-        given = len(model.tokenizer.decode(ids[0])[0])
-        texts = [[text[given:].strip() for text in row] for row in texts]
+    for row, given, prompt in zip(texts, model.tokenizer.decode(ids), chosen, strict=True):
+        if prompt is None:  # the model's own is left out
+            row[:] = [text[len(given) :].strip() for text in row]
     return texts, written.log_probs.sum(-1)
 
 
 def encode_prompts(
-    model: Trained, prompts: Sequence[str], max_new_tokens: int
+    model: Trained, prompts: Sequence[str], max_new_tokens: int, slots: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts -> ids int32 [B, P], [DEC] first and padded on the right, and lengths [B]."""
+    """Prompts -> ids int32 [B, P], [DEC] first and padded on the right, and lengths [B].
+
+    P is a power of two, at least `slots`.
+    """
     most = model.config.text.max_positions
     lengths = np.asarray(model.tokenizer.count(prompts), np.int32) - 1  # without [SEP]
     longest = int(lengths.max())
@@ -93,7 +98,7 @@ def encode_prompts(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones do not fit "
             f"text.max_positions {most}"
         )
-    slots = power_of_two(longest, most)
+    slots = power_of_two(max(longest, slots), most)
     ids, _ = model.tokenizer.encode(prompts, max_length=slots, first="[DEC]", eos=False)
     return ids, lengths
 

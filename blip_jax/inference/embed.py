@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from blip_jax.data.text import pre_caption
-from blip_jax.inference.batching import batches, encode
+from blip_jax.inference.batching import TEXT_STEP, batches, encode
 from blip_jax.inference.pixels import Rows
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params
@@ -38,10 +38,12 @@ def embed_ids(model: Trained, ids: np.ndarray, mask: np.ndarray, batch_size: int
     return np.concatenate(vectors)
 
 
-def text_ids(model: Trained, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts -> ids with [CLS] first, and mask, int32 [N, T]."""
+def text_ids(
+    model: Trained, texts: Sequence[str], step: int = TEXT_STEP
+) -> tuple[np.ndarray, np.ndarray]:
+    """Texts -> ids with [CLS] first, and mask, int32 [N, T]; T is a multiple of `step`."""
     most = min(MAX_TOKENS, model.config.text.max_positions)
-    return encode(model.tokenizer, [pre_caption(text) for text in texts], most)
+    return encode(model.tokenizer, [pre_caption(text) for text in texts], most, step=step)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from blip_jax.data.text import pre_caption
-from blip_jax.inference.embed import text_ids
+from blip_jax.inference.embed import MAX_TOKENS, text_ids
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params, encoder_view, linear
 from blip_jax.models.layers import attend
@@ -56,7 +56,7 @@ def explain(
       ValueError: the word is not in the text, or there is no such layer.
     """
     depth = model.config.text.depth
-    layer = max(depth * 2 // 3 - 1, 0) if layer is None else layer
+    layer = default_layer(model) if layer is None else layer
     if not 0 <= layer < depth:
         raise ValueError(f"layer {layer} is not one of the {depth} blocks, 0 to {depth - 1}")
     ids, mask = text_ids(model, [text])
@@ -64,8 +64,37 @@ def explain(
     if not len(where):
         raise ValueError("the text has no words to explain")
     maps = token_maps(model.blip, layer, model.on_device, pixels[None], ids, mask)
+    return heatmap(model, np.asarray(maps)[where])
+
+
+def explain_words(model: Trained, pixels: np.ndarray, text: str) -> list[tuple[str, np.ndarray]]:
+    """The words of a text as they are read, each with its heatmap, from one run.
+
+    Args:
+      pixels: one image [S, S, 3], or its tokens [S, W].
+    """
+    ids, mask = text_ids(model, [text], MAX_TOKENS)
+    layer = default_layer(model)
+    maps = np.asarray(token_maps(model.blip, layer, model.on_device, pixels[None], ids, mask))
+    words = pre_caption(text).split()
+    counts = [count - 2 for count in model.tokenizer.count(words)]
+    ends = 1 + np.cumsum(counts, dtype=int)
+    return [
+        (word, heatmap(model, maps[end - count : end]))
+        for word, count, end in zip(words, counts, ends, strict=True)
+        if count and end < mask.sum()  # a long text is cut
+    ]
+
+
+def heatmap(model: Trained, maps: np.ndarray) -> np.ndarray:
+    """The mean of tokens' maps [N, patches], as [grid, grid]."""
     grid = model.config.vision.grid
-    return np.asarray(maps)[where].mean(0).reshape(grid, grid)
+    return maps.mean(0).reshape(grid, grid)
+
+
+def default_layer(model: Trained) -> int:
+    """The block two thirds up."""
+    return max(model.config.text.depth * 2 // 3 - 1, 0)
 
 
 def word_positions(model: Trained, ids: np.ndarray, word: str) -> np.ndarray:

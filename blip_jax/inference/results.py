@@ -16,6 +16,11 @@ class CaptionResult:
     text: str
     log_prob: float
 
+    @property
+    def probability(self) -> float:
+        """exp(log_prob), that of writing just this."""
+        return math.exp(self.log_prob)
+
     def __str__(self) -> str:
         return self.text
 
