@@ -26,8 +26,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
       a model's scores on a task beside the paper's: a table, results.json, files for the task's
       server, and a page, in DIR ("evaluation")
   compile --config FILE.py[:VARIANT] [--topology VERSION:SHAPE] [--config.key=value ...]
-      the train step for a TPU slice that is not here (v5e:16x16; needs the package libtpu), or
-      for the devices that are: memory, FLOPs, collectives, the compiler's own estimate
+      the train step and the passes of inference for a TPU slice that is not here (v5e:16x16; needs
+      the package libtpu), or for the devices that are: memory, FLOPs, collectives, the compiler's
+      own estimate
   goodput DIR
       where the time of a run in DIR went, over all its launches
   caption --model M IMAGE... [--method=beam|nucleus|greedy] [--prompt=TEXT] [--num_captions=N]
@@ -160,9 +161,9 @@ def run_compile(argv: list[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("topology", None, "such as v5e:16x16", flag_values=values)
     config = read_config(argv, values)
-    from blip_jax.training import compile_training
+    from blip_jax.compiling import compile_programs
 
-    print(compile_training(config, values.topology))
+    print(compile_programs(config, values.topology))
 
 
 def run_goodput(argv: list[str]) -> None:

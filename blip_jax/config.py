@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Sharing = Literal["all", "all_but_self_attention", "none"]
 Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "full", "dots"]
 Task = Literal["pretrain", "caption", "retrieval", "vqa", "nlvr", "visdial", "classify"]
 
 
@@ -25,6 +26,7 @@ class VisionConfig:
     position_std: float = (
         0.02  # of initial positions; from scratch, more shows sooner what is where
     )
+    remat: Remat = "none"  # what the backward pass recomputes in a block
 
     @property
     def grid(self) -> int:
@@ -55,6 +57,15 @@ class TextConfig:
     sep_id: int = 102  # end of every text
     dec_id: int = 30522  # first token of a text to be written
     enc_id: int = 30523  # first token of a text to be matched
+    # While training, rows of the word embedding are padded to a multiple of this, so that they
+    # fill tiles and divide over a mesh. A saved model has none of the padding.
+    vocab_multiple: int = 1
+    remat: Remat = "none"  # what the backward pass recomputes in a block
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the word embedding, padding included."""
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +94,6 @@ class BlipConfig:
     dtype: Dtype = (
         "float32"  # of activations; parameters, softmax, LayerNorm and losses are float32
     )
-    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes in a block
     unroll: int = 1  # blocks a step of the scan over layers; more compile longer and may run faster
 
     def __post_init__(self) -> None:

@@ -134,10 +134,13 @@ def smoothed_nll(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.
     """Label-smoothed negative log-likelihood of labels [...] under logits [..., V].
 
     torch's smoothing: (1 - e) * nll + e / V * sum(-log p) (`models/med.py`, BertLMHeadModel).
+    Logits of -inf pad the vocabulary, and do not count in V.
     """
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    nll = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
-    return (1 - smoothing) * nll - smoothing * jnp.mean(log_probs, axis=-1)
+    logits = logits.astype(jnp.float32)
+    right = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    mean = jnp.mean(logits, axis=-1, where=logits > -jnp.inf)
+    # What both terms have of the log-partition adds up to all of it.
+    return jax.nn.logsumexp(logits, axis=-1) - (1 - smoothing) * right - smoothing * mean
 
 
 def vqa(

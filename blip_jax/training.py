@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig, Conventions
-from blip_jax.data.examples import TRUNCATED, Reader, Skips
+from blip_jax.data.examples import Reader, Skips
 from blip_jax.data.mixture import Source
 from blip_jax.data.pipeline import train_dataset
 from blip_jax.files import write_json
@@ -22,13 +21,12 @@ from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_t
 from blip_jax.model import Model, load, save
 from blip_jax.models.blip import Blip, Params
 from blip_jax.models.transfer import transfer
+from blip_jax.models.vocabulary import unpadded, with_rows
 from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
-from blip_jax.train import ahead
 from blip_jax.train.folder import MODEL, RunFolder
 from blip_jax.train.hosts import is_first, wait_for_all
-from blip_jax.train.loop import Run, check_batch, train
-from blip_jax.train.mesh import make_mesh
+from blip_jax.train.loop import Run, train
 from blip_jax.train.state import Task
 
 log = logging.getLogger(__name__)
@@ -55,7 +53,7 @@ def run_training(config: ConfigDict, workdir: str) -> str:
     run = Run(folder, config.task, config.run)
 
     def start() -> Start:
-        begin = initial(model, config.run.seed, config.init, found)
+        begin = initial(unpadded(model), config.run.seed, config.init, found)
         # Pre-training goes on with its features; for another task they are stale.
         return begin if config.task == "pretrain" else Start(begin.params)
 
@@ -98,38 +96,6 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
         items |= inner if inner is not None else {prefix + key: value}
     return items
-
-
-def compile_training(config: ConfigDict, topology: str | None) -> str:
-    """The train step of `config` compiled for a topology, or for the devices there are.
-
-    Returns:
-      A table of what the compiler says. Nothing is allocated and nothing is run.
-    """
-    devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
-    mesh = make_mesh(config.run.mesh.to_dict(), devices)
-    count_rows(config, config.run.batch_size)  # how many steps does not matter
-    check_batch(config.run, mesh)
-    task = trainable(config.task)
-    blip = Blip(changed(BlipConfig(), config.model))
-    objective = task.objective(blip, config.run)
-    objective.check(config.run.batch_size // config.run.accumulate)
-    params = jax.eval_shape(blip.init, jax.random.key(0))
-    batch = batch_shapes(task, blip.config, config.run)
-    program = ahead.compile_step(objective, params, batch, config.run, mesh)
-    return ahead.table([program], ahead.chip_of(topology) if topology else None)
-
-
-def batch_shapes(task: Any, model: BlipConfig, run: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of a batch, known from the reader's sample; any tokenizer gives their shapes."""
-    reader = task.reader(Tokenizer.train(["a"], 100), model, run.data)
-    example = reader(reader.sample, np.random.default_rng(0))
-    example.pop(TRUNCATED, None)
-    arrays = {name: np.asarray(value) for name, value in example.items()}
-    return {
-        name: jax.ShapeDtypeStruct((run.batch_size, *x.shape), x.dtype)
-        for name, x in arrays.items()
-    }
 
 
 def open_checkpoint(checkpoint: str, model: ConfigDict) -> Imported | None:
@@ -263,11 +229,12 @@ def fit(
         process_count=jax.process_count(),
         skips=skips,
     )
-    begin = start()
-    params = train(run, task, begin.params, batches, begin.memory)
+    begin, rows = start(), config.text.vocab_rows
+    params, memory = (with_rows(tree, rows) for tree in (begin.params, begin.memory))
+    params = train(run, task, params, batches, memory)
     if skips.counts:
         log.warning("%s: not used whole: %s", run.name, dict(skips.counts))
-    model = Model(params, config, tokenizer)
+    model = Model(with_rows(params, config.text.vocab_size), unpadded(config), tokenizer)
     if is_first():
         save(model, path)
     run.publish()

@@ -52,7 +52,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model = ConfigDict(model.to_dict())
     if not tiny:
         config.model.dtype = "bfloat16"  # of activations; weights and optimizer stay float32
-        config.model.remat = "dots"
+        config.model.vision.remat = config.model.text.remat = "dots"
+        config.model.text.vocab_multiple = 128  # whole tiles, which any tensor axis divides
     config.init = ConfigDict({"vision": "", "text": "", "checkpoint": ""})  # files, or ""
 
     # Run

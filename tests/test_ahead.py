@@ -1,7 +1,10 @@
 """Programs compiled without running: what the compiler finds in the train step."""
 
 import dataclasses
+import functools
+import importlib.util
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,16 +12,30 @@ import optax
 import pytest
 from tiny import CONFIG, batch, pretraining, settings
 
+from blip_jax.compiling import batch_shapes, compile_programs
+from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Blip
+from blip_jax.tasks import trainable
 from blip_jax.train import ahead
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import abstract_state, make_train_step
+from blip_jax.training import changed
 
 SHAPES = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0))
 PARAMS = jax.eval_shape(Blip(CONFIG).init, jax.random.key(0))
 
 
-def compiled(mesh, devices=8, group=0, rows=8):
+def load_config(name):
+    """The module of configs/NAME.py."""
+    path = Path(__file__).resolve().parents[1] / f"configs/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def compiled(devices=8, group=0, rows=8, **mesh):
     grid = make_mesh(mesh, jax.devices()[:devices])
     shapes = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for k, x in SHAPES.items()}
     return ahead.compile_step(pretraining(group=group), PARAMS, shapes, settings(), grid)
@@ -35,14 +52,14 @@ def lowered(mesh):
 
 
 def test_one_device_needs_no_collectives_and_eight_need_less_memory_each():
-    one, many = compiled({"data": 1}, 1), compiled({"data": 8})
+    one, many = compiled(1, data=1), compiled(data=8)
     assert one.collectives == {} and one.flops > 0
     assert many.collectives["all-reduce"][0] > 0
     assert many.memory < one.memory and many.flops < one.flops / 3
 
 
 def test_collectives_are_those_the_mesh_is_for():
-    data, fsdp = compiled({"data": 8}), compiled({"data": 1, "fsdp": 8})
+    data, fsdp = compiled(data=8), compiled(data=1, fsdp=8)
     # Rows alone are split: gradients are summed; features are gathered for the contrast.
     assert data.collectives["all-reduce"][1] > 0
     # Weights are split too: they are gathered where they are used.
@@ -51,7 +68,7 @@ def test_collectives_are_those_the_mesh_is_for():
 
 
 def test_hard_negatives_of_a_devices_own_groups_move_no_image_tokens():
-    own, whole = (compiled({"data": 8}, group=g, rows=64) for g in (8, 0))
+    own, whole = (compiled(data=8, group=g, rows=64) for g in (8, 0))
     tokens = 4 * 64 * CONFIG.vision.tokens * CONFIG.vision.width  # bytes
     assert own.collectives["all-gather"][1] < tokens < whole.collectives["all-gather"][1]
     assert own.collectives["collective-permute"][1] < tokens / 8
@@ -81,6 +98,23 @@ def test_the_table_sets_what_is_needed_beside_what_there_is():
     assert "GiB a device of 16" in text and "8.00" in text and "51 %" in text
     none = dataclasses.replace(program, seconds=None)
     assert none.mfu(1e12) is None and "none" in ahead.table([none], None)
+
+
+def test_every_pass_of_a_config_is_compiled():
+    config = load_config("pretrain").get_config("tiny")
+    config.run.mesh.data = 8
+    text = compile_programs(config, None)
+    rows = [line.split("|")[1].strip() for line in text.splitlines()[2:6]]
+    assert rows == ["train step", "captions", "scores", "ITM"]
+
+
+@pytest.mark.parametrize("name", ["caption", "vqa", "retrieval", "nlvr", "visdial"])
+def test_a_batch_is_known_without_data(name):
+    config = load_config(name).get_config("tiny")
+    model = changed(BlipConfig(), config.model)
+    batch = batch_shapes(trainable(config.task), model, config.run)
+    assert {x.shape[0] for x in batch.values()} == {config.run.batch_size}
+    assert any(x.dtype == np.uint8 for x in batch.values())
 
 
 def test_unknown_topologies_are_refused():

@@ -131,7 +131,7 @@ def test_scores_are_those_of_the_model_alone(whole, model):
             assert text["itc"] == pytest.approx(found.itc, abs=1e-4)
 
 
-def contents(path):
+def members(path):
     """{name: bytes} of a tar."""
     with tarfile.open(path) as archive:
         return {name: archive.extractfile(name).read() for name in archive.getnames()}
@@ -139,7 +139,7 @@ def contents(path):
 
 def test_a_tar_keeps_its_files_and_gains_the_texts(whole):
     place, out, _ = whole
-    before, after = (contents(Path(root) / "00001.tar") for root in (place, out / "data"))
+    before, after = (members(Path(root) / "00001.tar") for root in (place, out / "data"))
     assert all(after[name] == content for name, content in before.items())
     added = after.keys() - before.keys()
     assert added == {f"{i:09d}.syn.json" for i in range(8)}
@@ -232,7 +232,7 @@ def test_damaged_input_is_counted_and_nothing_is_lost(tmp_path, model):
     assert not broken["texts"][0]["keep"] and "damaged or truncated" in broken["detail"]
     assert "40000000" in rows[2]["detail"]
     assert not np.load(tmp_path / "out/embeddings/00000.npy")[1].any()
-    names = contents(tmp_path / "out/data/00000.tar")
+    names = members(tmp_path / "out/data/00000.tar")
     assert sorted({name.split(".")[0] for name in names}) == ["a", "e", "h", "j"]
     assert json.loads((tmp_path / "out/data/sizes.json").read_text()) == {"00000.tar": 4}
 

@@ -21,7 +21,7 @@ from blip_jax.train.journal import by_step
 CONFIG = Path(__file__).resolve().parents[1] / "configs/pretrain.py"
 DEVICES = 4
 SMALL = [
-    "--config.model.vision.depth=1", "--config.model.text.depth=1", "--config.model.remat=none",
+    "--config.model.vision.depth=1", "--config.model.text.depth=1",
     "--config.model.text.dropout=0.0", "--config.run.steps=40", "--config.run.checkpoint_every=100",
     "--config.run.data.max_tokens=8", "--config.run.optimizer.lr=0.0001",
 ]  # fmt: skip

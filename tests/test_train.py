@@ -45,7 +45,7 @@ def dataset():
     return grain.MapDataset.range(0, 1000).seed(1).shuffle().map(batch).to_iter_dataset()
 
 
-def steps_on(shape, devices, count=3):
+def steps_on(shape, devices, count=10):
     mesh = make_mesh(shape, jax.devices()[:devices])
     optimizer = optax.sgd(0.1)  # linear in the gradients, so that it hides no difference
     with jax.set_mesh(mesh):
@@ -62,7 +62,7 @@ def steps_on(shape, devices, count=3):
 
 def test_eight_devices_compute_what_one_does():
     losses, params, memory = steps_on({"data": 1}, 1)
-    for shape in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}):
+    for shape in ({"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}):
         again, others, their_memory = steps_on(shape, 8)
         np.testing.assert_allclose(again, losses, rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), others, params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from blip_jax.config import BlipConfig, Dtype
+from blip_jax.config import Dtype, Remat
 
 Params = dict[str, Any]
 
@@ -144,15 +144,15 @@ class Mlp(nn.Module):
         return self.down(nn.gelu(hidden, approximate=False))
 
 
-def stacked(block: type[nn.Module], config: BlipConfig, **scan: Any) -> type[nn.Module]:
+def stacked(block: type[nn.Module], remat: Remat, unroll: int, **scan: Any) -> type[nn.Module]:
     """Scans `block` over a leading layer axis of its parameters, rematerialised as asked."""
-    if config.remat != "none":
+    if remat != "none":
         policy = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-        block = nn.remat(block, prevent_cse=False, policy=policy[config.remat])
+        block = nn.remat(block, prevent_cse=False, policy=policy[remat])
     return nn.scan(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        unroll=config.unroll,
+        unroll=unroll,
         **scan,
     )

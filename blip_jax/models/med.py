@@ -29,7 +29,7 @@ class TextEmbeddings(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.word = self.param("word", normal, (c.vocab_size, c.width))
+        self.word = self.param("word", normal, (c.vocab_rows, c.width))
         self.position = self.param("position", normal, (c.max_positions, c.width))
         self.norm = Norm(c.norm_eps, self.dtype)
         self.drop = nn.Dropout(c.dropout)
@@ -170,7 +170,8 @@ class TextTransformer(nn.Module):
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
         c = self.config
-        blocks = stacked(TextBlock, c, length=c.text.depth, in_axes=(nn.broadcast,) * 3)
+        scan: Any = {"length": c.text.depth, "in_axes": (nn.broadcast,) * 3}
+        blocks = stacked(TextBlock, c.text.remat, c.unroll, **scan)
         run = blocks(c.text, c.dtype, deterministic, name="blocks")
         return run(x, source, mask, attention_mask_of(source_mask))
 
@@ -197,8 +198,8 @@ class DecodingTransformer(nn.Module):
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(tokens, position[:, None], True)
         c = self.config
-        axes = (0, nn.broadcast, nn.broadcast)
-        blocks = stacked(DecodingBlock, c, length=c.text.depth, in_axes=axes)
+        scan: Any = {"length": c.text.depth, "in_axes": (0, nn.broadcast, nn.broadcast)}
+        blocks = stacked(DecodingBlock, "none", c.unroll, **scan)
         run = blocks(c.text, c.dtype, True, name="blocks")
         return run(x, (cross, cache), position, attention_mask_of(source_mask))
 
@@ -209,7 +210,10 @@ def attention_mask_of(padding: jax.Array | None) -> jax.Array | None:
 
 
 class LmHead(nn.Module):
-    """Hidden states [..., W] -> logits [..., V], float32; the output matrix is `word` [V, W]."""
+    """Hidden states [..., W] -> logits [..., V], float32; the output matrix is `word` [V, W].
+
+    Rows that pad the vocabulary get a logit of -inf.
+    """
 
     config: TextConfig
     dtype: Dtype
@@ -217,8 +221,11 @@ class LmHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         c = self.config
-        bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+        bias = self.param("bias", nn.initializers.zeros, (c.vocab_rows,))
         x = nn.gelu(dense(c.width, self.dtype, "transform")(x), approximate=False)
         x = Norm(c.norm_eps, self.dtype, name="norm")(x)
         logits = on_mesh(x @ word.T.astype(x.dtype), "tensor").astype(jnp.float32)
-        return logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
+        if c.vocab_rows == c.vocab_size:
+            return logits
+        return jnp.where(jnp.arange(c.vocab_rows) < c.vocab_size, logits, -jnp.inf)

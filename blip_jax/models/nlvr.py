@@ -67,7 +67,8 @@ class NlvrBlock(TextBlock):
 
 def blocks(config: BlipConfig, length: int, merges: bool, deterministic: bool) -> Any:
     """`length` blocks of one kind, scanned."""
-    kind = stacked(NlvrBlock, config, length=length, in_axes=(nn.broadcast, nn.broadcast))
+    scan: Any = {"length": length, "in_axes": (nn.broadcast, nn.broadcast)}
+    kind = stacked(NlvrBlock, config.text.remat, config.unroll, **scan)
     return kind(config.text, config.dtype, deterministic, merges)
 
 

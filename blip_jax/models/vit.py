@@ -68,7 +68,7 @@ class VisionTransformer(nn.Module):
         positions = self.param("positions", position_init, (1, c.tokens, c.width))
         x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, c.width)), x], 1)
         x = x + resize_positions(positions, grid).astype(x.dtype)
-        blocks = stacked(VisionBlock, self.config, length=c.depth)
+        blocks = stacked(VisionBlock, c.remat, self.config.unroll, length=c.depth)
         rates = jnp.linspace(0.0, c.drop_path, c.depth)
         x, _ = blocks(c, dtype, deterministic, name="blocks")(x, rates)
         return Norm(c.norm_eps, dtype, name="norm")(x)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.annotations import Labelled, read_labelled
-from blip_jax.data.examples import BLACK, TRUNCATED, ViewOptions, tokens
+from blip_jax.data.examples import TRUNCATED, ViewOptions, black, tokens
 from blip_jax.data.examples import Example as Row
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.text import pre_caption, swap_left_right
@@ -54,7 +54,7 @@ class LabelledTexts:
     def __init__(self, tokenizer: Tokenizer, classes: tuple[str, ...], options: LabelledOptions):
         self.tokenizer, self.options = tokenizer, options
         self.numbers = {name: number for number, name in enumerate(classes)}
-        self.sample = Labelled(BLACK, "a", classes[0])  # type: ignore[arg-type]
+        self.sample = Labelled(black(), "a", classes[0])  # type: ignore[arg-type]
 
     def open(self, place: str, image_root: str) -> list[Labelled]:
         """As `read_labelled`; ValueError for a label that is none of the classes."""

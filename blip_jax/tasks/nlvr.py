@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.annotations import Statement, read_statements
-from blip_jax.data.examples import BLACK, TRUNCATED, ViewOptions, tokens
+from blip_jax.data.examples import TRUNCATED, ViewOptions, black, tokens
 from blip_jax.data.examples import Example as Row
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.record import Record
@@ -61,7 +61,7 @@ class Statements:
     pictures of a sentence without a side are exchanged as well.
     """
 
-    sample = Statement((BLACK, BLACK), "a", True)  # type: ignore[arg-type]
+    sample = Statement((black(), black()), "a", True)  # type: ignore[arg-type]
 
     def __init__(self, tokenizer: Tokenizer, options: StatementOptions):
         self.tokenizer, self.options = tokenizer, options

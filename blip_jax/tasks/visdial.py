@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.dialogs import Round, Rounds, read_dialogs
-from blip_jax.data.examples import BLACK, TRUNCATED, ViewOptions, tokens
+from blip_jax.data.examples import TRUNCATED, ViewOptions, black, tokens
 from blip_jax.data.examples import Example as Row
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import load_list
@@ -71,7 +71,7 @@ class DialogRounds:
     """Rounds as rows: image uint8 [S, S, 3]; caption_ids, caption_mask int32 [U], [CLS] first;
     input_ids, attention_mask int32 [1 + negatives, T], [ENC] first, the right answer's first."""
 
-    sample = Round(0, 1, BLACK, "a", (), "a", ("a", "b"), 0)  # type: ignore[arg-type]
+    sample = Round(0, 1, black(), "a", (), "a", ("a", "b"), 0)  # type: ignore[arg-type]
 
     def __init__(self, tokenizer: Tokenizer, options: DialogOptions):
         self.tokenizer, self.options = tokenizer, options

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from blip_jax import losses
 from blip_jax.config import BlipConfig
 from blip_jax.data.annotations import Question, read_questions
-from blip_jax.data.examples import BLACK, TRUNCATED, ViewOptions, tokens
+from blip_jax.data.examples import TRUNCATED, ViewOptions, black, tokens
 from blip_jax.data.examples import Example as Row
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import load_list
@@ -71,7 +71,7 @@ class Questions:
     """Questions as rows: image uint8 [S, S, 3]; input_ids, attention_mask int32 [T], [ENC] first;
     answer_ids, answer_mask int32 [A, U], [DEC] first; weights float32 [A], 0 of what fills up."""
 
-    sample = Question(0, BLACK, "a", ("a",))  # type: ignore[arg-type]
+    sample = Question(0, black(), "a", ("a",))  # type: ignore[arg-type]
 
     def __init__(self, tokenizer: Tokenizer, options: QuestionOptions):
         self.tokenizer, self.options = tokenizer, options

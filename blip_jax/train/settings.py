@@ -102,7 +102,8 @@ def finetuning(
     size, prompt = {"image_size": image_size}, {"prompt": ""}
     model: dict[str, Any] = {"task": tree or task, "vision": size, "conventions": prompt}
     if not tiny:  # activations; weights and optimizer stay float32
-        model |= {"dtype": "bfloat16", "remat": "dots"}
+        model |= {"dtype": "bfloat16", "text": {"remat": "dots"}}
+        model["vision"]["remat"] = "dots"
     if "vit_l" in words:
         sizes = BLIP_L16.vision
         model["vision"] |= {n: getattr(sizes, n) for n in ("width", "depth", "heads", "mlp_width")}
