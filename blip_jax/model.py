@@ -185,7 +185,7 @@ class Model(Trained):
     def classify(
         self, images: Images, texts: str | Sequence[str] = "", *, batch_size: int = 32
     ) -> list[ClassResult]:
-        """The class of each image with a text, of `config.classes`; one text an image, or for all."""
+        """The class of each image with a text, of `config.classes`; one text each, or for all."""
         self._need("classify")
         pixels = self._pixels(images)
         words = _many(texts, len(pixels), "texts")

@@ -1,5 +1,6 @@
 """Rows of the tasks' batches, and what their evaluations count."""
 
+import io
 import json
 
 import numpy as np
@@ -22,11 +23,13 @@ def tokenizer():
 
 
 def half(side):
-    """White on one side, black on the other."""
+    """A PNG, white on one side and black on the other."""
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:, :8] = 255 * (side == "left")
     pixels[:, 8:] = 255 * (side == "right")
-    return Image.fromarray(pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def white_side(pixels):
@@ -119,7 +122,7 @@ def test_a_round_is_history_question_and_candidate(tokenizer):
 def test_dialogues_are_read_as_published(tmp_path):
     (tmp_path / "VisualDialog_val2018").mkdir()
     name = tmp_path / "VisualDialog_val2018/VisualDialog_val2018_000000000007.jpg"
-    half("left").save(name)
+    name.write_bytes(half("left"))
     said = {"question": 1, "answer": 0, "answer_options": [1, 0], "gt_index": 1}
     dialog = {"image_id": 7, "caption": "a cat", "dialog": [said, said]}
     content = {
