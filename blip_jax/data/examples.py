@@ -32,10 +32,13 @@ Example = dict[str, Any]
 
 
 def black() -> bytes:
-    """An encoded black picture, for a reader's sample."""
+    """The picture of a reader's sample, as a PNG."""
     file = io.BytesIO()
     Image.new("RGB", (32, 32)).save(file, "PNG")
     return file.getvalue()
+
+
+BLACK = black()
 
 
 class Reader(Protocol):
@@ -129,7 +132,7 @@ class ImageText:
       ValueError: a prompt that leaves no room.
     """
 
-    sample = Record("sample", black(), ("a",), "sample")  # type: ignore[arg-type]
+    sample = Record("sample", BLACK, ("a",), "sample")
 
     def __init__(self, tokenizer: Tokenizer, options: ImageTextOptions):
         self.tokenizer, self.options = tokenizer, options

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.annotations import Labelled, read_labelled
-from blip_jax.data.examples import TRUNCATED, ViewOptions, black, tokens
+from blip_jax.data.examples import BLACK, TRUNCATED, ViewOptions, tokens
 from blip_jax.data.examples import Example as Row
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.text import pre_caption, swap_left_right
@@ -20,7 +20,7 @@ from blip_jax.files import Progress, silent
 from blip_jax.inference.classify import classify
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, score
 from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
@@ -54,7 +54,7 @@ class LabelledTexts:
     def __init__(self, tokenizer: Tokenizer, classes: tuple[str, ...], options: LabelledOptions):
         self.tokenizer, self.options = tokenizer, options
         self.numbers = {name: number for number, name in enumerate(classes)}
-        self.sample = Labelled(black(), "a", classes[0])  # type: ignore[arg-type]
+        self.sample = Labelled(BLACK, "a", classes[0])  # type: ignore[arg-type]
 
     def open(self, place: str, image_root: str) -> list[Labelled]:
         """As `read_labelled`; ValueError for a label that is none of the classes."""
@@ -126,12 +126,9 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     if not pairs:
         raise ValueError(f"none of the {len(rows)} images of {config.annotations} could be read")
     hits = np.array([truth == prediction for truth, prediction in pairs])
-    truths = Counter(truth for truth, _ in pairs)
-    scores = {
-        "accuracy": Score(float(hits.mean())),
-        "accuracy_of_majority": Score(max(truths.values()) / len(pairs)),
-    }
-    for name in sorted(truths):
-        own = np.array([truth == name for truth, _ in pairs])
-        scores[f"accuracy_{name}"] = Score(float(hits[own].mean()))
+    truths = np.array([truth for truth, _ in pairs])
+    majority = Counter(truths.tolist()).most_common(1)[0][0]
+    scores = {"accuracy": score(hits), "accuracy_of_majority": score(truths == majority)}
+    for name in sorted(set(truths.tolist())):
+        scores[f"accuracy_{name}"] = score(hits[truths == name])
     return Evaluation(scores, len(pairs), examples, skipped=dict(skipped))
