@@ -22,6 +22,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
   train --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       one run of training, on every device of every process there is
+  evaluate --config FILE.py[:VARIANT] --checkpoint M [--out DIR] [--config.evaluate.key=value ...]
+      a model's scores on a task beside the paper's: a table, results.json, files for the task's
+      server, and a page, in DIR ("evaluation")
   compile --config FILE.py[:VARIANT] [--topology VERSION:SHAPE] [--config.key=value ...]
       the train step for a TPU slice that is not here (v5e:16x16; needs the package libtpu), or
       for the devices that are: memory, FLOPs, collectives, the compiler's own estimate
@@ -37,7 +40,8 @@ USAGE = """usage: blip-jax COMMAND [flags]
       carry weights to another project, and tell what became of each tensor
   data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
   data convert PLACE TARGET --to array_record|webdataset [--processes=N]
-  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
+  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nlvr|nocaps|msrvtt --out DIR
+  data split FILE --by FIELD --out DIR [--share=0.2] [--seed=N]
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
 """
@@ -81,6 +85,7 @@ def command(argv: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "bootstrap": run_bootstrap,
         "train": run_train,
+        "evaluate": run_evaluate,
         "compile": run_compile,
         "goodput": run_goodput,
         "convert": run_convert,
@@ -126,6 +131,18 @@ def run_train(argv: list[str]) -> None:
     print(f"model: {run_training(config, workdir)}")
 
 
+def run_evaluate(argv: list[str]) -> None:
+    """blip-jax evaluate."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "what blip_jax.load opens", flag_values=values)
+    flags.DEFINE_string("out", "evaluation", "folder to write to", flag_values=values)
+    config = read_config(argv, values)
+    compilation_cache()
+    from blip_jax.cli_evaluate import run
+
+    run(config, values.checkpoint, values.out)
+
+
 def run_compile(argv: list[str]) -> None:
     """blip-jax compile."""
     values = flags.FlagValues()
@@ -161,7 +178,7 @@ def run_convert(argv: list[str]) -> None:
 
 
 def run_data(argv: list[str]) -> None:
-    """blip-jax data check, convert, bench."""
+    """blip-jax data check, convert, annotations, split, bench."""
     from blip_jax.cli_data import run
 
     run(argv)

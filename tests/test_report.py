@@ -19,6 +19,7 @@ from blip_jax.capfilt.select import summary
 from blip_jax.data import world
 from blip_jax.data.records import read_json
 from blip_jax.files import write_json, write_json_lines, write_text
+from blip_jax.page import picture
 
 EVIL = "<script>alert('&')</script>"
 SCORES = {
@@ -202,8 +203,8 @@ def test_real_photos_without_the_whole_truth(tmp_path, known):
 
 def test_a_lost_picture_is_named_so(tmp_path):
     write_text(tmp_path / "broken.png", "no picture")
-    assert report.picture(tmp_path / "broken.png") is None
-    assert report.picture(tmp_path / "missing.png") is None
+    assert picture(tmp_path / "broken.png") is None
+    assert picture(tmp_path / "missing.png") is None
 
 
 def test_many_rounds_and_none(tmp_path):

@@ -1,16 +1,11 @@
-"""The figures of the report: SVG that takes the page's font and colour."""
+"""The figures of the report."""
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from blip_jax.metrics.classification import roc, roc_auc
-
-COLOURS = ("#8b95a7", "#2f7bf6", "#12a37f", "#e08a1e", "#b05cd6")
-INK = "#010203"  # stands for the page's text colour
+from blip_jax.page import COLOURS, INK, legend_above, new_figure, svg
 
 
 def roc_figure(scores: Sequence[float], labels: Sequence[bool]) -> Markup | None:
@@ -36,8 +31,7 @@ def histogram_figure(web: list[float], synthetic: list[float], threshold: float)
         axes.hist(values, bins=20, range=(0, 1), weights=weights, **style)
     axes.axvline(threshold, color=INK, lw=1, ls="--", label="threshold")
     axes.set(xlabel="ITM probability", ylabel="% of texts", xlim=(0, 1))
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower left",
-                bbox_to_anchor=(-0.02, 1), ncols=3, columnspacing=1)  # fmt: skip
+    legend_above(axes, columns=3)
     return svg(figure)
 
 
@@ -53,33 +47,3 @@ def loss_figure(lines: dict[str, list[tuple[int, float]]], chance: float | None 
     axes.set(xlabel="step")
     axes.legend(frameon=False, labelcolor=INK, fontsize=8, handlelength=1.2)
     return svg(figure)
-
-
-def new_figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of inches and its axes, in the page's text colour on a clear ground."""
-    from matplotlib.figure import Figure  # slow to import, and only the report draws
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=INK, alpha=0.4)
-    axes.tick_params(colors=INK, labelsize=8, length=3)
-    axes.xaxis.label.set(color=INK, size=9)
-    axes.yaxis.label.set(color=INK, size=9)
-    axes.grid(color=INK, alpha=0.1, lw=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def svg(figure: Any) -> Markup:
-    """A figure as an SVG element for a page: text stays text, in the page's font and colour."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "blip"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)  # HTML knows these names
-    return Markup(re.sub(r'<svg width="[^"]*" height="[^"]*"', "<svg", text))

@@ -1,9 +1,6 @@
 """The report of a run: results.json with every number, report.html to look at, offline."""
 
-import base64
 import dataclasses
-import functools
-import io
 import json
 import math
 import zlib
@@ -11,17 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 from markupsafe import Markup
 from ml_collections import ConfigDict
-from PIL import Image
 
 from blip_jax.bootstrap.figures import histogram_figure, loss_figure, roc_figure
 from blip_jax.bootstrap.sources import Sources
-from blip_jax.data.images import ImageError, open_image
 from blip_jax.data.records import Records
 from blip_jax.files import read_json_lines, write_json, write_text
 from blip_jax.losses import ITM_CHANCE
+from blip_jax.page import page_template, picture
 from blip_jax.train.metrics import read_metrics
 
 PAPER_NOISE = {"nucleus": 0.25, "beam": 0.19}  # share of synthetic texts dropped, paper Table 2
@@ -52,8 +47,7 @@ OUTCOMES = {  # of a picture in CapFilt -> examples shown
     "Filter was wrong": 4,
 }
 EXAMPLES = sum(OUTCOMES.values())
-THUMBNAIL = 240  # pixels; smaller pictures are embedded as they are
-PIXEL_ART = 64  # pictures up to this size are drawn world, shown with sharp pixels
+TEMPLATE = Path(__file__).parent / "report.html.j2"
 
 Row = dict[str, Any]
 Card = dict[str, Any]  # what the template shows of a picture
@@ -109,7 +103,7 @@ def write_report(config: ConfigDict, workdir: Path, sources: Sources) -> Path:
     }
     write_json(workdir / "results.json", results)
     threshold = config.capfilt.threshold
-    page = template().render(
+    page = page_template(TEMPLATE).render(
         results=results,
         names=[round_name(n, config.rounds) for n in range(config.rounds + 1)],
         cards=[c for key in HEADLINE if (c := change_of(key, scores))],
@@ -290,22 +284,6 @@ def show_captions(captions: list[list[str]], sources: Sources) -> list[Card]:
     ]
 
 
-def picture(image_file: Path | str | bytes) -> dict[str, Any] | None:
-    """An image as a data URI and whether its pixels are to stay sharp; None if unreadable."""
-    try:
-        image = open_image(image_file)
-    except ImageError:
-        return None
-    buffer, sharp = io.BytesIO(), max(image.size) <= PIXEL_ART
-    if sharp:
-        image.save(buffer, "PNG")
-    else:
-        image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-        image.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {"uri": f"data:image/{'png' if sharp else 'jpeg'};base64,{data}", "sharp": sharp}
-
-
 def loss_figures(stage: str, curves: dict[str, list[Row]]) -> list[tuple[str, Markup]]:
     """One figure a loss of a stage, with a line a round. A total of one loss is not repeated."""
     runs = {n.split("/")[0]: r for n, r in curves.items() if r and n.endswith(f"/{stage}")}
@@ -321,18 +299,3 @@ def loss_figures(stage: str, curves: dict[str, list[Row]]) -> list[tuple[str, Ma
         chance = ITM_CHANCE if key == "loss_itm" else None
         figures.append((f"{STAGES[stage]}: {LOSSES[key]}", loss_figure(lines, chance)))
     return figures
-
-
-@functools.cache
-def template() -> jinja2.Template:
-    """The page; every text put into it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}%"
-    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "\u2212")
-    return environment.get_template("report.html.j2")

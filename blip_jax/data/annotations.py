@@ -31,6 +31,11 @@ class Question:
     answers: tuple[str, ...]
     dataset: str = "vqa"
 
+    @property
+    def uid(self) -> str:
+        """Names the row."""
+        return f"question {self.question_id}"
+
     def weights(self) -> dict[str, float]:
         """Each answer's weight in the training loss: its share of people; 0.2 of VG's one."""
         if self.dataset == "vg":
@@ -41,11 +46,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence about two images, left and right, and whether it is true."""
+    """A sentence about two images, left and right.
+
+    Attributes:
+      label: whether it is true; None where that is not published.
+      uid: names the row: the publisher's `identifier`, else its place in the list.
+    """
 
     images: tuple[Path, Path]
     sentence: str
-    label: bool
+    label: bool | None
+    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ def read_questions(path: str | Path, image_root: str | Path | None = None) -> li
 
 
 def read_statements(path: str | Path, image_root: str | Path | None = None) -> list[Statement]:
-    """Reads `[{"images": [left, right], "sentence", "label": "True" or "False"}, ...]`.
+    """Reads `[{"images": [left, right], "sentence", "label"?: "True" or "False", "identifier"?}]`.
 
     Raises:
       FileNotFoundError: no such file, or an image that is not there.
@@ -96,12 +107,14 @@ def read_statements(path: str | Path, image_root: str | Path | None = None) -> l
         names = _field(path, number, row, "images", list)
         if len(names) != 2 or not all(isinstance(name, str) for name in names):
             raise _error(path, number, "images", "two strings")
-        label = str(row.get("label")).lower()
-        if label not in ("true", "false"):
+        label = str(row.get("label", "")).lower()
+        if label not in ("true", "false", ""):
             raise _error(path, number, "label", '"True" or "False"')
         left, right = (_image(path, number, root, name) for name in names)
         sentence = _field(path, number, row, "sentence", str)
-        found.append(Statement((left, right), sentence, label == "true"))
+        true = label == "true" if label else None
+        uid = str(row.get("identifier", f"{Path(path).stem}/{number}"))
+        found.append(Statement((left, right), sentence, true, uid))
     return found
 
 

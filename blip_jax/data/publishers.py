@@ -80,15 +80,38 @@ def nlvr2(files: Sequence[str]) -> Lists:
         name = row["identifier"].rpartition("-")[0]
         folder = f"images/train/{row['directory']}" if split == "train" else split
         images = [f"{folder}/{name}-img{side}.png" for side in (0, 1)]
-        rows.append({"images": images, "sentence": row["sentence"], "label": row["label"]})
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": images} | kept)
     return {f"nlvr_{storage.stem(files[0]).removesuffix('1')}": rows}
 
 
+def nlvr(files: Sequence[str]) -> Lists:
+    """NLVR 1.0's JSON lines of a split: train.json, dev.json or test.json.
+
+    A sentence is true of its picture in whatever order the three boxes come, so that the first
+    two orders stand for the two images.
+    """
+    split, rows = storage.stem(files[0]), []
+    for line in _text(files[0]).splitlines():
+        row = json.loads(line)
+        place = f"images/{row['directory']}/{split}-{row['identifier']}"
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": [f"{place}-{order}.png" for order in (0, 1)]} | kept)
+    return {f"nlvr1_{split}": rows}
+
+
 def nocaps(files: Sequence[str]) -> Lists:
-    """NoCaps' image list: nocaps_val_image_info.json, or with captions, or the test split's."""
-    (images,) = _read(files, "nocaps_val_image_info.json", "images")
+    """NoCaps' image list: nocaps_val_4500_captions.json, or without captions the other two."""
+    (whole,) = _read(files, "nocaps_val_4500_captions.json", None)
     split = "test" if "test" in storage.stem(files[0]) else "val"
-    rows = [{"image": f"{split}/{row['file_name']}", "img_id": row["id"]} for row in images]
+    captions: dict[int, list[str]] = {}
+    for row in whole.get("annotations", ()):
+        captions.setdefault(row["image_id"], []).append(row["caption"])
+    rows = []
+    for row in whole["images"]:
+        image = {"image": f"{split}/{row['file_name']}", "img_id": row["id"]}
+        image |= {"domain": row["domain"]} if "domain" in row else {}
+        rows.append(image | ({"caption": captions[row["id"]]} if captions else {}))
     return {f"nocaps_{split}": rows}
 
 
@@ -100,7 +123,7 @@ def msrvtt(files: Sequence[str]) -> Lists:
 
 
 PUBLISHERS: dict[str, Callable[[Sequence[str]], Lists]] = {
-    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nocaps, msrvtt)
+    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nlvr, nocaps, msrvtt)
 }
 
 

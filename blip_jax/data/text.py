@@ -7,7 +7,7 @@ from pathlib import Path
 
 _PUNCTUATION = re.compile(r"([.!\"()*#:;~])")
 _SPACES = re.compile(r"\s{2,}")
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDE = re.compile(r"\b(left|right)(?=(most)?\b)", re.IGNORECASE)
 
 
 def pre_caption(caption: str, max_words: int = 30) -> str:
@@ -42,6 +42,11 @@ def read_lines(path: str | Path) -> list[str]:
     if not (found := [line.strip() for line in lines if line.strip()]):
         raise ValueError(f"{path} has no lines")
     return found
+
+
+def names_side(text: str) -> bool:
+    """Whether `swap_left_right` would change it."""
+    return _SIDE.search(text) is not None
 
 
 def _first_words(text: str, max_words: int) -> str:

@@ -1,8 +1,9 @@
 """Corpus BLEU as the COCO caption evaluation computes it (pycocoevalcap 1.2, `bleu_scorer.py`)."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 Tokens = Sequence[str]
 TINY, SMALL = 1e-15, 1e-9  # what the COCO tool adds to numerators and denominators
@@ -20,21 +21,31 @@ def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
       candidates: one token list an image.
       references: several token lists an image.
     """
-    matched, guessed = [0] * 4, [0] * 4
-    length = reference_length = 0
-    for candidate, refs in zip(candidates, references, strict=True):
-        length += len(candidate)
-        reference_length += min((abs(len(r) - len(candidate)), len(r)) for r in refs)[1]
+    return bleu_of_counts(bleu_counts(candidates, references).sum(0)).tolist()
+
+
+def bleu_counts(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> np.ndarray:
+    """What BLEU sums over a corpus, image by image [N, 10].
+
+    The clipped matches of 1- to 4-grams, the n-grams there are, the length in words, and that of
+    the reference closest to it.
+    """
+    rows = np.zeros((len(candidates), 10))
+    for row, candidate, refs in zip(rows, candidates, references, strict=True):
         for n in range(1, 5):
             limit: Counter[tuple[str, ...]] = Counter()
             for reference in refs:
                 limit |= ngrams(reference, n)
-            guessed[n - 1] += max(0, len(candidate) - n + 1)
-            matched[n - 1] += (ngrams(candidate, n) & limit).total()
-    ratio = (length + TINY) / (reference_length + SMALL)
-    penalty = 1.0 if ratio >= 1 else math.exp(1 - 1 / ratio)
-    product, scores = 1.0, []
-    for n in range(4):
-        product *= (matched[n] + TINY) / (guessed[n] + SMALL)
-        scores.append(product ** (1 / (n + 1)) * penalty)
-    return scores
+            row[n - 1] = (ngrams(candidate, n) & limit).total()
+            row[n + 3] = max(0, len(candidate) - n + 1)
+        row[8] = len(candidate)
+        row[9] = min((abs(len(r) - len(candidate)), len(r)) for r in refs)[1]
+    return rows
+
+
+def bleu_of_counts(counts: np.ndarray) -> np.ndarray:
+    """Sums of `bleu_counts` [..., 10] -> BLEU-1 to BLEU-4 [..., 4]."""
+    precision = (counts[..., :4] + TINY) / (counts[..., 4:8] + SMALL)
+    length = (counts[..., 8:9] + TINY) / (counts[..., 9:] + SMALL)
+    penalty = np.where(length >= 1, 1.0, np.exp(1 - 1 / np.minimum(length, 1)))
+    return np.cumprod(precision, -1) ** (1 / np.arange(1, 5)) * penalty

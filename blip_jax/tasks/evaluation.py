@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from blip_jax.metrics.interval import Statistic, estimate, mean
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -15,6 +17,11 @@ class Score:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+def score(values: Any, statistic: Statistic = mean, *, centred: bool = False) -> Score:
+    """A score with its interval, from one value an example; see `metrics.interval.estimate`."""
+    return Score(*estimate(values, statistic, centred=centred))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from blip_jax.config import BlipConfig
+from blip_jax.data.examples import ImageText, ImageTextOptions
 from blip_jax.data.records import Records, read_json
 from blip_jax.files import Progress, silent
 from blip_jax.inference.match import among_best
@@ -13,7 +15,7 @@ from blip_jax.inference.pixels import Pixels
 from blip_jax.metrics.classification import roc_auc
 from blip_jax.metrics.retrieval import retrieval_recall
 from blip_jax.model import Model
-from blip_jax.models.blip import Params
+from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Contrastive, Memory
 from blip_jax.tasks.evaluation import Evaluation
 from blip_jax.tasks.search import (
@@ -24,6 +26,18 @@ from blip_jax.tasks.search import (
     match_score,
     match_wanted,
 )
+from blip_jax.tokenizer import Tokenizer
+
+
+def objective(blip: Blip, settings: ConfigDict) -> "Retrieval":
+    """With the settings of `settings.objective`; see `Contrastive`."""
+    return Retrieval(Contrastive(blip, **settings.objective.to_dict()))
+
+
+def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageText:
+    """Image-text pairs; `data` holds the other `ImageTextOptions`."""
+    size = model.vision.image_size
+    return ImageText(tokenizer, ImageTextOptions(image_size=size, **data.to_dict()))
 
 
 @dataclasses.dataclass(frozen=True)
