@@ -14,7 +14,7 @@ from PIL import Image
 from blip_jax.data.images import ImageError
 from blip_jax.data.records import read_json
 from blip_jax.inference.embed import text_ids
-from blip_jax.inference.match import match_logits, pair_logits
+from blip_jax.inference.match import among_best, match_logits, pair_logits
 from blip_jax.inference.pairs import NONE, Layout, side_by_side
 from blip_jax.inference.pixels import Pixels
 from blip_jax.metrics.retrieval import NEVER, retrieval_recall
@@ -61,7 +61,7 @@ def test_ranks_are_those_of_the_definition(k, levels):
         (cosine, scores, images, text_image),
         (cosine.T, scores.T, text_image, images),
     ):
-        found = rank_items(table, query, item, value, k)
+        found = rank_items(table, query, item, value, among_best(table, k))
         np.testing.assert_array_equal(found.rank, plain_ranks(table, query, item, value, k))
         best = np.argsort(-table, axis=1)[:, :k]
         assert (
@@ -75,10 +75,11 @@ def test_a_blind_or_diverged_model_finds_nothing_and_the_rest_follows_in_the_ord
         flat = np.full((20, 20), blind)
         assert (rank_items(flat, labels, labels).rank == 19).all()
         sharp = np.eye(20) + np.arange(20) * 1e-3
-        found = rank_items(sharp, labels, labels, flat, 4)
+        found = rank_items(sharp, labels, labels, flat, among_best(sharp, 4))
         assert set(found.rank) == {place}
     cosine = np.array([[0.9, 0.8, 0.1, 0.5]] * 2)
-    found = rank_items(cosine[:1], np.array([3]), np.arange(4), np.array([[0.0, 5.0, 9.0, 9.0]]), 2)
+    scores = np.array([[0.0, 5.0, 9.0, 9.0]])
+    found = rank_items(cosine[:1], np.array([3]), np.arange(4), scores, among_best(cosine[:1], 2))
     assert found.rank.tolist() == [2] and found.first.tolist() == [1]
     places = rank_items(cosine, np.array([3, 8]), np.arange(4)).places()  # nothing is an 8
     assert {name: s.value for name, s in places.items()} == {"mean_rank": 3.0, "median_rank": 3.0}
@@ -89,7 +90,9 @@ def test_with_all_pairs_scored_it_is_the_recall_of_the_metric():
     text_image = np.repeat(np.arange(12), 3)
     cosine = rng.normal(size=(12, 36)) + (text_image == np.arange(12)[:, None])
     logits = rng.normal(size=(12, 36, 2))
-    scores, _ = two_way(cosine, logits, text_image, 1000, ("tr", "ir"))
+    everything = among_best(cosine, 1000)
+    assert everything.all()
+    scores, _ = two_way(cosine, logits, (everything, everything.T), text_image, ("tr", "ir"))
     whole = retrieval_recall(logits[..., 1] + cosine, text_image)
     itm = retrieval_recall(logits[..., 1] - logits[..., 0], text_image)
     itc = retrieval_recall(cosine, text_image)

@@ -131,26 +131,25 @@ def rank_items(
     query: np.ndarray,
     item: np.ndarray,
     scores: np.ndarray | None = None,
-    top_k: int = 0,
+    chosen: np.ndarray | None = None,
 ) -> Ranking:
     """Ranks M items for each of N queries; an item is right where it has the query's label.
 
-    The `top_k` of highest cosine come first, in the order of their scores, and then the others
-    in that of their cosines. Equal scores count against what is right, and so do NaN: a model
-    that scores all alike, or has diverged, has found nothing.
+    The `chosen`, those of highest cosine, come first in the order of their scores, and then the
+    others in that of their cosines. Equal scores count against what is right, and so do NaN: a
+    model that scores all alike, or has diverged, has found nothing.
 
     Args:
       cosine: [N, M].
       query, item: labels [N] and [M].
-      scores: [N, M]; those outside the top k are not read.
-      top_k: 0 for the order of the cosines alone.
+      scores, chosen: [N, M] and bool [N, M]; None for the order of the cosines alone.
     """
     ranks, firsts = [], []
     for start in range(0, len(cosine), QUERIES):
         part = slice(start, start + QUERIES)
         value = cosine[part].astype(np.float64)
-        if scores is not None and top_k:
-            value = np.where(among_best(cosine[part], top_k), scores[part], value - BEHIND)
+        if scores is not None and chosen is not None:
+            value = np.where(chosen[part], scores[part], value - BEHIND)
         right = query[part, None] == item[None]
         best = np.where(right, value, -np.inf).max(1, keepdims=True)
         rank = (~(value < best) & ~right).sum(1)
@@ -199,9 +198,10 @@ def evaluate_search(
     sizes = (config.max_tokens, 4 * config.batch_size)
     texts = Texts.encode(model, [row.captions for row in rows], *sizes)
     cosine = gallery.embeds @ texts.embeds.T
-    wanted = among_best(cosine, config.top_k) | among_best(cosine.T, config.top_k).T
+    chosen = among_best(cosine, config.top_k), among_best(cosine.T, config.top_k)
+    wanted = chosen[0] | chosen[1].T
     logits = match_wanted(model, gallery, texts, wanted, config.batch_size, progress)
-    scores, found = two_way(cosine, logits, texts.image, config.top_k, directions)
+    scores, found = two_way(cosine, logits, chosen, texts.image, directions)
     lost = len(pixels) - len(rows)
     return Evaluation(
         scores,
@@ -214,30 +214,33 @@ def evaluate_search(
 def two_way(
     cosine: np.ndarray,
     logits: np.ndarray,
+    chosen: tuple[np.ndarray, np.ndarray],
     text_image: np.ndarray,
-    top_k: int,
     directions: tuple[str, str],
 ) -> tuple[dict[str, Score], Ranking]:
     """Scores as `evaluate_search` names them, and the images found for the texts.
 
     Args:
       cosine: [N, M].
-      logits: of ITM, [N, M, 2]; those of either side's top k are read.
+      logits: of ITM, [N, M, 2].
+      chosen: the pairs whose logits count, bool [N, M] for each image's texts and [M, N] for each
+        text's images.
       text_image: [M], the image of each text.
     """
     image = np.arange(len(cosine))
 
-    def both_ways(scores: np.ndarray, k: int) -> tuple[Ranking, Ranking]:
+    def both_ways(scores: np.ndarray | None) -> tuple[Ranking, Ranking]:
+        other = None if scores is None else scores.T
         return (
-            rank_items(cosine, image, text_image, scores, k),
-            rank_items(cosine.T, text_image, image, scores.T, k),
+            rank_items(cosine, image, text_image, scores, chosen[0]),
+            rank_items(cosine.T, text_image, image, other, chosen[1]),
         )
 
-    original = both_ways(match_score(logits, cosine), top_k)
+    original = both_ways(match_score(logits, cosine))
     tables = {
         "": original,
-        "itm_": both_ways(logits[..., 1] - logits[..., 0], top_k),
-        "itc_": both_ways(cosine, 0),
+        "itm_": both_ways(logits[..., 1] - logits[..., 0]),
+        "itc_": both_ways(None),
     }
     scores: dict[str, Score] = {}
     for kind, rankings in tables.items():

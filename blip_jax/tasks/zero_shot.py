@@ -92,7 +92,7 @@ def classify(
     texts = Texts.encode(model, own, model.config.text.max_positions, 4 * config.batch_size)
     wanted = among_best(cosine, config.top_k)
     logits = match_wanted(model, gallery, texts, wanted, config.batch_size, progress)
-    return rank_items(cosine, labels, classes, match_score(logits, cosine), config.top_k)
+    return rank_items(cosine, labels, classes, match_score(logits, cosine), wanted)
 
 
 def class_vectors(
