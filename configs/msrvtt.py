@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = "video_retrieval"
     config.evaluate = ConfigDict(
         {
+            "dataset": "msrvtt",  # whose numbers of the paper stand beside; "": of none
             "annotations": "",
             "video_root": "",  # "": the folder of the annotations
             "num_frames": 8,

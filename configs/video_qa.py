@@ -10,6 +10,7 @@ files (pip install 'blip-jax[video]'). The annotations are as published (`video_
 where the frames are images, `frames`. `candidates` is a file of answers to rank, one a line, such
 as those of the training split; without it answers are written. The paper has 19.2 % on MSRVTT-QA
 and 35.2 % on MSVD-QA, and neither its code nor its list of answers was released.
+The variant msvd is for MSVD-QA.
 """
 
 from ml_collections import ConfigDict
@@ -17,12 +18,13 @@ from ml_collections import ConfigDict
 
 def get_config(variant: str = "") -> ConfigDict:
     """Settings of `blip-jax evaluate`."""
-    if variant:
-        raise ValueError(f"configs/video_qa.py has no variant {variant!r}")
+    if variant not in ("", "msvd"):
+        raise ValueError(f"configs/video_qa.py has no variant {variant!r}; expected none or 'msvd'")
     config = ConfigDict()
     config.task = "video_qa"
     config.evaluate = ConfigDict(
         {
+            "dataset": variant or "msrvtt",  # whose number of the paper stands beside
             "annotations": "",
             "video_root": "",  # "": the folder of the annotations
             "num_frames": 16,

@@ -26,11 +26,6 @@ def swap_left_right(text: str) -> str:
     return _SIDE.sub(_other_side, text)
 
 
-def names_side(text: str) -> bool:
-    """Whether `swap_left_right` would change it."""
-    return _SIDE.search(text) is not None
-
-
 def read_lines(path: str | Path) -> list[str]:
     """The lines of a file that are not blank, stripped.
 
@@ -47,6 +42,11 @@ def read_lines(path: str | Path) -> list[str]:
     if not (found := [line.strip() for line in lines if line.strip()]):
         raise ValueError(f"{path} has no lines")
     return found
+
+
+def names_side(text: str) -> bool:
+    """Whether `swap_left_right` would change it."""
+    return _SIDE.search(text) is not None
 
 
 def _first_words(text: str, max_words: int) -> str:

@@ -6,7 +6,7 @@ from typing import Self
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from blip_jax.config import BlipConfig
@@ -44,7 +44,7 @@ class Trained:
         count = 1 << (len(devices).bit_length() - 1)
         if count == 1:
             return self
-        mesh = jax.make_mesh((count,), (ROWS,), devices=devices[:count])
+        mesh = jax.make_mesh((count,), (ROWS,), (AxisType.Auto,), devices=devices[:count])
         return dataclasses.replace(
             self, params=jax.device_put(self.params, NamedSharding(mesh, P()))
         )

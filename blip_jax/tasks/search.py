@@ -16,11 +16,12 @@ from blip_jax.inference.embed import embed_ids, embed_images
 from blip_jax.inference.match import among_best, pair_logits
 from blip_jax.inference.pixels import Pixels
 from blip_jax.inference.trained import Trained
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.metrics.interval import median
+from blip_jax.metrics.retrieval import NEVER, reciprocal_ranks
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 
 log = logging.getLogger(__name__)
 
-UNFOUND = np.iinfo(np.int64).max  # the rank of what is not there
 QUERIES = 256  # ranked at once
 BEHIND = 1e6  # more than any logit
 
@@ -115,14 +116,14 @@ class Ranking:
     rank: np.ndarray
     first: np.ndarray
 
-    def recall(self) -> dict[str, float]:
+    def recalls(self) -> dict[str, Score]:
         """r1, r5, r10 as fractions; a query for which nothing is right is never found."""
-        return {f"r{k}": float(np.mean(self.rank < k)) for k in (1, 5, 10)}
+        return {f"r{k}": score(self.rank < k) for k in (1, 5, 10)}
 
-    def places(self) -> dict[str, float]:
+    def places(self) -> dict[str, Score]:
         """Mean and median rank, from 1, of the queries for which something is right."""
-        rank = self.rank[self.rank < UNFOUND] + 1
-        return {"mean_rank": float(rank.mean()), "median_rank": float(np.median(rank))}
+        rank = self.rank[self.rank < NEVER] + 1
+        return {"mean_rank": score(rank), "median_rank": score(rank, median)}
 
 
 def rank_items(
@@ -130,30 +131,29 @@ def rank_items(
     query: np.ndarray,
     item: np.ndarray,
     scores: np.ndarray | None = None,
-    top_k: int = 0,
+    chosen: np.ndarray | None = None,
 ) -> Ranking:
     """Ranks M items for each of N queries; an item is right where it has the query's label.
 
-    The `top_k` of highest cosine come first, in the order of their scores, and then the others
-    in that of their cosines. Equal scores count against what is right, and so do NaN: a model
-    that scores all alike, or has diverged, has found nothing.
+    The `chosen`, those of highest cosine, come first in the order of their scores, and then the
+    others in that of their cosines. Equal scores count against what is right, and so do NaN: a
+    model that scores all alike, or has diverged, has found nothing.
 
     Args:
       cosine: [N, M].
       query, item: labels [N] and [M].
-      scores: [N, M]; those outside the top k are not read.
-      top_k: 0 for the order of the cosines alone.
+      scores, chosen: [N, M] and bool [N, M]; None for the order of the cosines alone.
     """
     ranks, firsts = [], []
     for start in range(0, len(cosine), QUERIES):
         part = slice(start, start + QUERIES)
         value = cosine[part].astype(np.float64)
-        if scores is not None and top_k:
-            value = np.where(among_best(cosine[part], top_k), scores[part], value - BEHIND)
+        if scores is not None and chosen is not None:
+            value = np.where(chosen[part], scores[part], value - BEHIND)
         right = query[part, None] == item[None]
         best = np.where(right, value, -np.inf).max(1, keepdims=True)
         rank = (~(value < best) & ~right).sum(1)
-        ranks.append(np.where(right.any(1), rank, UNFOUND))
+        ranks.append(np.where(right.any(1), rank, NEVER))
         firsts.append(np.nan_to_num(value, nan=-np.inf).argmax(1))
     return Ranking(np.concatenate(ranks), np.concatenate(firsts))
 
@@ -198,12 +198,13 @@ def evaluate_search(
     sizes = (config.max_tokens, 4 * config.batch_size)
     texts = Texts.encode(model, [row.captions for row in rows], *sizes)
     cosine = gallery.embeds @ texts.embeds.T
-    wanted = among_best(cosine, config.top_k) | among_best(cosine.T, config.top_k).T
+    chosen = among_best(cosine, config.top_k), among_best(cosine.T, config.top_k)
+    wanted = chosen[0] | chosen[1].T
     logits = match_wanted(model, gallery, texts, wanted, config.batch_size, progress)
-    scores, found = two_way(cosine, logits, texts.image, config.top_k, directions)
+    scores, found = two_way(cosine, logits, chosen, texts.image, directions)
     lost = len(pixels) - len(rows)
     return Evaluation(
-        {name: Score(value) for name, value in scores.items()},
+        scores,
         len(rows),
         examples(rows, texts, found),
         skipped={"unreadable": lost} if lost else {},
@@ -213,44 +214,41 @@ def evaluate_search(
 def two_way(
     cosine: np.ndarray,
     logits: np.ndarray,
+    chosen: tuple[np.ndarray, np.ndarray],
     text_image: np.ndarray,
-    top_k: int,
     directions: tuple[str, str],
-) -> tuple[dict[str, float], Ranking]:
+) -> tuple[dict[str, Score], Ranking]:
     """Scores as `evaluate_search` names them, and the images found for the texts.
 
     Args:
       cosine: [N, M].
-      logits: of ITM, [N, M, 2]; those of either side's top k are read.
+      logits: of ITM, [N, M, 2].
+      chosen: the pairs whose logits count, bool [N, M] for each image's texts and [M, N] for each
+        text's images.
       text_image: [M], the image of each text.
     """
     image = np.arange(len(cosine))
-    into, out = directions
 
-    def both_ways(scores: np.ndarray, k: int) -> tuple[Ranking, Ranking]:
+    def both_ways(scores: np.ndarray | None) -> tuple[Ranking, Ranking]:
+        other = None if scores is None else scores.T
         return (
-            rank_items(cosine, image, text_image, scores, k),
-            rank_items(cosine.T, text_image, image, scores.T, k),
+            rank_items(cosine, image, text_image, scores, chosen[0]),
+            rank_items(cosine.T, text_image, image, other, chosen[1]),
         )
 
-    original = both_ways(match_score(logits, cosine), top_k)
+    original = both_ways(match_score(logits, cosine))
     tables = {
         "": original,
-        "itm_": both_ways(logits[..., 1] - logits[..., 0], top_k),
-        "itc_": both_ways(cosine, 0),
+        "itm_": both_ways(logits[..., 1] - logits[..., 0]),
+        "itc_": both_ways(None),
     }
-    named = [
-        (f"{kind}{direction}", ranking)
-        for kind, rankings in tables.items()
-        for direction, ranking in zip((into, out), rankings, strict=True)
-    ]
-    scores = {f"{name}_{key}": r for name, ranking in named for key, r in ranking.recall().items()}
-    scores["r_mean"] = float(
-        np.mean([r for ranking in original for r in ranking.recall().values()])
-    )
-    for direction, ranking in zip(directions, original, strict=True):
-        scores |= {f"{direction}_{key}": value for key, value in ranking.places().items()}
-    return scores, original[1]
+    scores: dict[str, Score] = {}
+    for kind, rankings in tables.items():
+        for direction, ranking in zip(directions, rankings, strict=True):
+            found = ranking.recalls() | (ranking.places() if kind == "" else {})
+            scores |= {f"{kind}{direction}_{key}": value for key, value in found.items()}
+    six = [scores[f"{direction}_r{k}"].value for direction in directions for k in (1, 5, 10)]
+    return scores | {"r_mean": Score(float(np.mean(six)))}, original[1]
 
 
 def match_score(logits: np.ndarray, cosine: np.ndarray) -> np.ndarray:
@@ -261,10 +259,11 @@ def match_score(logits: np.ndarray, cosine: np.ndarray) -> np.ndarray:
 def examples(rows: Sequence[Searched], texts: Texts, found: Ranking) -> list[Example]:
     """Every text with what it found, and with what it should have found where that is another."""
     shown = []
-    for text, own, first, rank in zip(
-        texts.texts, texts.image.tolist(), found.first.tolist(), found.rank.tolist(), strict=True
+    values = reciprocal_ranks(found.rank)
+    for number, (text, own, first) in enumerate(
+        zip(texts.texts, texts.image, found.first, strict=True)
     ):
         pictures = rows[first].pictures + (rows[own].pictures if own != first else ())
-        lines = (("text", text), ("rank of what is right", str(rank + 1)))
-        shown.append(Example(pictures, lines, 1 / (1 + rank)))
+        lines = (("text", text), ("rank of what is right", str(found.rank[number] + 1)))
+        shown.append(Example(pictures, lines, float(values[number])))
     return shown

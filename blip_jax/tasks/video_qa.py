@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from blip_jax.data.images import ImageError
@@ -20,7 +19,7 @@ from blip_jax.inference.answer import rank_answers, write_answers
 from blip_jax.inference.pixels import Clips
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 from blip_jax.tasks.video_retrieval import picture
 
 log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ def accuracy(judged: Sequence[tuple[VideoQuestion, bool]]) -> dict[str, Score]:
     for row, right in judged:
         hits["accuracy"].append(right)
         hits[f"accuracy_{row.question.lower().split(' ')[0]}"].append(right)
-    return {name: Score(float(np.mean(found))) for name, found in hits.items()}
+    return {name: score(found) for name, found in hits.items()}
 
 
 def example(row: VideoQuestion, answer: str) -> Example:

@@ -16,8 +16,9 @@ from blip_jax.inference.embed import embed_texts
 from blip_jax.inference.match import among_best
 from blip_jax.inference.pixels import Pixels
 from blip_jax.inference.trained import Trained
+from blip_jax.metrics.retrieval import reciprocal_ranks
 from blip_jax.model import Model
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 from blip_jax.tasks.search import Gallery, Ranking, Texts, match_score, match_wanted, rank_items
 
 TEMPLATES = ("a photo of a {}.",)
@@ -55,17 +56,17 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     right = found.rank == 0
     of_class = {names[n]: float(right[labels == n].mean()) for n in np.unique(labels)}
     scores = {
-        "top1": float(np.mean(right)),
-        "top5": float(np.mean(found.rank < 5)),
-        "class_mean": float(np.mean(list(of_class.values()))),
+        "top1": score(right),
+        "top5": score(found.rank < 5),
+        "class_mean": Score(float(np.mean(list(of_class.values())))),
     }
     examples = [
-        Example((row.image,), (("truth", row.label), ("prediction", names[first])), 1 / (1 + rank))
-        for row, first, rank in zip(kept, found.first, found.rank.tolist(), strict=True)
+        Example((row.image,), (("truth", row.label), ("prediction", names[first])), float(value))
+        for row, first, value in zip(kept, found.first, reciprocal_ranks(found.rank), strict=True)
     ]
     lost = len(rows) - len(kept)
     return Evaluation(
-        {name: Score(value) for name, value in scores.items()},
+        scores,
         len(kept),
         examples,
         submissions={"per_class.json": of_class},
@@ -91,7 +92,7 @@ def classify(
     texts = Texts.encode(model, own, model.config.text.max_positions, 4 * config.batch_size)
     wanted = among_best(cosine, config.top_k)
     logits = match_wanted(model, gallery, texts, wanted, config.batch_size, progress)
-    return rank_items(cosine, labels, classes, match_score(logits, cosine), config.top_k)
+    return rank_items(cosine, labels, classes, match_score(logits, cosine), wanted)
 
 
 def class_vectors(
