@@ -53,7 +53,6 @@ def serve(values: Any, token: str | None) -> None:
 
     # There are many small programs; all of them are kept for the next start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     logger = logging.getLogger("blip_jax.serve")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     limits = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 import serving
@@ -187,9 +188,7 @@ def test_pages_hold_to_a_policy_and_need_nothing_from_outside(ask):
         answer = ask("GET", path)
         assert answer.status_code == 200
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert "//" not in answer.text.replace("http://www.w3.org/2000/svg", "").replace(
-            "\n//", ""
-        ).replace("// ", "").removeprefix("//")
+        assert not re.findall(r"(?:https?:|[\"'(])//", answer.text)
     assert ask("GET", "/page/../app.py").status_code == 404
     assert ask("GET", "/page/%2e%2e/app.py").status_code == 404
 
@@ -223,8 +222,9 @@ def test_who_may_ask():
 
 def test_other_sites_and_other_names_are_refused():
     with serving.client(hosts=("localhost",)) as ask:
-        found = ask("GET", "/v1/models", headers={"host": "evil.example"})
-        assert code(found) == (403, "host_refused")
+        for host in ("evil.example", "[broken", "localhost.evil.example", ""):
+            found = ask("GET", "/v1/models", headers={"host": host})
+            assert code(found) == (403, "host_refused")
         assert ask("GET", "/v1/models", headers={"host": "localhost:80"}).status_code == 200
         for origin in ("http://evil.example", "null", "http://localhost.evil.example"):
             found = ask("POST", "/v1/match", headers={"origin": origin})

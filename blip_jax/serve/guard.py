@@ -108,7 +108,7 @@ class Exchange:
         """Host, origin and token."""
         host = self.headers.get("host", b"").decode("latin1")
         hosts = self.guard.hosts
-        if hosts is not None and urlsplit(f"//{host}").hostname not in hosts:
+        if hosts is not None and host_name(host) not in hosts:
             raise Refusal(403, "host_refused", "The service does not go by that name.")
         origin = self.headers.get("origin")
         if origin is not None and origin.decode("latin1").partition("://")[2] != host:
@@ -204,6 +204,14 @@ class Exchange:
         milliseconds = 1000 * seconds
         line = "%s %s %d %.1f ms %s"
         logger.info(line, self.scope["method"], route, self.status, milliseconds, self.id)
+
+
+def host_name(host: str) -> str | None:
+    """A Host header without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def digest(value: bytes) -> bytes:
