@@ -141,7 +141,7 @@ def test_plain_cider_neither_clips_nor_compares_lengths():
 
 def test_rouge_l_by_hand():
     # "the cat sat" of "the cat on mat sat": 3 of 4 words, 3 of 5.
-    found = rouge_l(["the cat sat down".split()], [["the cat on mat sat".split()]])
+    found = rouge_l([["the", "cat", "sat", "down"]], [[["the", "cat", "on", "mat", "sat"]]])
     assert found[0] == pytest.approx((1 + 1.44) * (3 / 4) * (3 / 5) / (3 / 5 + 1.44 * 3 / 4))
     assert rouge_l([["x"]], [[["y"]]])[0] == 0
     assert rouge_l([[]], [[[], ["a"]]])[0] == 1  # as in the tool

@@ -8,8 +8,9 @@ from blip_jax.tasks.evaluation import Evaluation, Score
 
 NAMES = {
     "cider": "CIDEr", "cider_plain": "CIDEr without clipping", "rouge_l": "ROUGE-L",
-    "meteor": "METEOR", "spice": "SPICE", "itc_score": "ITC score", "chair": "CHAIR", "chair_s": "CHAIRs",
-    "chair_i": "CHAIRi", "mrr": "MRR", "ndcg": "NDCG", "r_mean": "mean of the recalls",
+    "meteor": "METEOR", "spice": "SPICE", "itc_score": "ITC score", "chair": "CHAIR",
+    "chair_s": "CHAIRs", "chair_i": "CHAIRi", "mrr": "MRR", "ndcg": "NDCG",
+    "r_mean": "mean of the recalls",
     **{f"bleu{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)},
     **{f"distinct{n}": f"distinct-{n}" for n in (1, 2)},
     **{f"r{k}": f"recall@{k}" for k in (1, 5, 10)},

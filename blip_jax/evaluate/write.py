@@ -70,8 +70,8 @@ def title(results: dict[str, Any], found: Sequence[Line]) -> str:
     """ "caption: CIDEr 78.86 over 1,000 examples" """
     if not found:
         return f"{results['task']}: nothing to compare with"
-    best = main_lines(found)[0]
-    return f"{results['task'].replace('_', ' ')}: {best.name} {best.value} over {results['count']:,} examples"
+    task, best = results["task"].replace("_", " "), main_lines(found)[0]
+    return f"{task}: {best.name} {best.value} over {results['count']:,} examples"
 
 
 def chosen(evaluation: Evaluation) -> list[tuple[str, list[Example]]]:
