@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from blip_jax.cli_data import bar
 from blip_jax.evaluate.published import published
-from blip_jax.evaluate.scores import lines, text_table
+from blip_jax.evaluate.scores import lines, name_of, text_table
 from blip_jax.evaluate.write import write_evaluation
 from blip_jax.model import load
 from blip_jax.tasks import find_task
@@ -35,7 +35,7 @@ def run(config: ConfigDict, checkpoint: str | None, out: str) -> None:
     if told:
         print(text_table(told, paper))
     for name, why in found.missing.items():
-        print(f"{name}: not computed: {why}")
+        print(f"{name_of(name)}: not computed: {why}")
     for reason, number in found.skipped.items():
         print(f"{number} left out: {reason.replace('_', ' ')}")
     print(f"page: {write_evaluation(found, config, checkpoint, paper, Path(out))}")

@@ -98,10 +98,10 @@ def imports(path):
 
 
 ORDER = [  # a room may import itself and those to its right
-    "cli", "cli_images", "cli_convert", "cli_evaluate", "cli_data", "bootstrap", "training", "capfilt",
-    "evaluate", "tasks",
-    "train", "model", "interop", "inference", "generation", "losses", "models", "page", "data",
-    "tokenizer", "metrics", "files", "catalogue", "config", "errors",
+    "cli", "cli_images", "cli_convert", "cli_evaluate", "cli_data", "bootstrap", "training",
+    "capfilt", "evaluate", "tasks", "train", "model", "interop", "inference", "generation",
+    "losses", "models", "page", "data", "tokenizer", "metrics", "files", "catalogue",
+    "config", "errors",
 ]  # fmt: skip
 
 

@@ -112,9 +112,8 @@ def nocaps(files: Sequence[str]) -> Lists:
         captions.setdefault(row["image_id"], []).append(row["caption"])
     rows = []
     for row in whole["images"]:
-        image = {"image": f"{split}/{row['file_name']}", "img_id": row["id"]}
-        image |= {"domain": row["domain"]} if "domain" in row else {}
-        rows.append(image | ({"caption": captions[row["id"]]} if captions else {}))
+        judged = {"domain": row["domain"], "caption": captions[row["id"]]} if captions else {}
+        rows.append({"image": f"{split}/{row['file_name']}", "img_id": row["id"]} | judged)
     return {f"nocaps_{split}": rows}
 
 

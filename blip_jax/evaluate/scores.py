@@ -8,8 +8,9 @@ from blip_jax.tasks.evaluation import Evaluation, Score
 
 NAMES = {
     "cider": "CIDEr", "cider_plain": "CIDEr without clipping", "rouge_l": "ROUGE-L",
-    "meteor": "METEOR", "spice": "SPICE", "itc_score": "ITC score", "chair_s": "CHAIRs",
-    "chair_i": "CHAIRi", "mrr": "MRR", "ndcg": "NDCG", "r_mean": "mean of the recalls",
+    "meteor": "METEOR", "spice": "SPICE", "itc_score": "ITC score", "chair": "CHAIR",
+    "chair_s": "CHAIRs", "chair_i": "CHAIRi", "mrr": "MRR", "ndcg": "NDCG",
+    "r_mean": "mean of the recalls",
     **{f"bleu{n}": f"BLEU-{n}" for n in (1, 2, 3, 4)},
     **{f"distinct{n}": f"distinct-{n}" for n in (1, 2)},
     **{f"r{k}": f"recall@{k}" for k in (1, 5, 10)},
@@ -34,11 +35,7 @@ class Line:
     @property
     def name(self) -> str:
         """What people call it."""
-        key, parts = self.key, []
-        while key not in NAMES and (part := key.partition("_")[0]) in PARTS and part != key:
-            parts.append(PARTS[part])
-            key = key.removeprefix(f"{part}_")
-        return ": ".join([*parts, NAMES.get(key, key.replace("_", " "))])
+        return name_of(self.key)
 
     @property
     def factor(self) -> float:
@@ -56,6 +53,15 @@ class Line:
         if self.score.low is None or self.score.high is None:
             return ""
         return f"{self.factor * self.score.low:.2f} to {self.factor * self.score.high:.2f}"
+
+
+def name_of(key: str) -> str:
+    """ "itc_tr_r1" -> "ITC alone: image to text: recall@1" """
+    parts = []
+    while key not in NAMES and (part := key.partition("_")[0]) in PARTS and part != key:
+        parts.append(PARTS[part])
+        key = key.removeprefix(f"{part}_")
+    return ": ".join([*parts, NAMES.get(key, key.replace("_", " "))])
 
 
 def lines(evaluation: Evaluation, paper: Sequence[Published]) -> list[Line]:

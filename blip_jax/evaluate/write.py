@@ -10,12 +10,12 @@ from markupsafe import Markup
 from ml_collections import ConfigDict
 
 from blip_jax.evaluate.published import Published
-from blip_jax.evaluate.scores import Line, lines, main_lines
+from blip_jax.evaluate.scores import Line, lines, main_lines, name_of
 from blip_jax.files import write_json, write_text
 from blip_jax.page import COLOURS, INK, new_figure, page_template, picture, svg
 from blip_jax.tasks.evaluation import Evaluation, Example
 
-SHOWN = 6  # examples of each kind
+SHOWN = 8  # examples of each kind
 PICTURES = 4  # of an example
 TALLEST = 12  # scores in the figure
 
@@ -57,6 +57,7 @@ def write_evaluation(
         lines=found,
         main=main_lines(found),
         paper=paper,
+        missing=[(name_of(key), why) for key, why in evaluation.missing.items()],
         forest=forest_figure(found),
         histogram=histogram_figure(evaluation.examples) if found else None,
         groups=[(name, [card(e) for e in group]) for name, group in chosen(evaluation)],
@@ -68,9 +69,9 @@ def write_evaluation(
 def title(results: dict[str, Any], found: Sequence[Line]) -> str:
     """ "caption: CIDEr 78.86 over 1,000 examples" """
     if not found:
-        return f"{results['task']}: nothing could be scored"
-    best = main_lines(found)[0]
-    return f"{results['task']}: {best.name} {best.value} over {results['count']:,} examples"
+        return f"{results['task']}: nothing to compare with"
+    task, best = results["task"].replace("_", " "), main_lines(found)[0]
+    return f"{task}: {best.name} {best.value} over {results['count']:,} examples"
 
 
 def chosen(evaluation: Evaluation) -> list[tuple[str, list[Example]]]:
@@ -96,15 +97,13 @@ def forest_figure(found: Sequence[Line]) -> Markup | None:
     rows = [line for line in found if line.factor == 100][:TALLEST]
     if not rows:
         return None
-    figure, axes = new_figure(6.4, 0.7 + 0.3 * len(rows))
+    figure, axes = new_figure(4.8, 0.6 + 0.28 * len(rows))
     for y, line in enumerate(rows):
         score = line.score
         if score.low is not None and score.high is not None:
             ends = [100 * score.low, 100 * score.high]
             axes.plot(ends, [y, y], color=COLOURS[1], lw=5, alpha=0.35, solid_capstyle="round")
-        axes.plot(
-            100 * score.value, y, "o", color=COLOURS[1], ms=5, label="here" if not y else None
-        )
+        axes.plot(100 * score.value, y, "o", color=COLOURS[1], ms=5)
         theirs = [p for p in line.paper if p is not None]
         axes.plot(theirs, [y] * len(theirs), "|", color=COLOURS[3], ms=11, mew=2)
     axes.set_yticks(range(len(rows)), [line.name for line in rows])
@@ -118,7 +117,7 @@ def histogram_figure(examples: Sequence[Example]) -> Markup | None:
     values = [100 * e.value for e in examples if np.isfinite(e.value)]
     if not values:
         return None
-    figure, axes = new_figure(6.4, 2.6)
+    figure, axes = new_figure(4.8, 2.8)
     axes.hist(values, bins=25, color=COLOURS[1], alpha=0.7)
     axes.axvline(float(np.median(values)), color=INK, lw=1, ls="--")
     axes.set(xlabel="value of an example, times 100 (dashed: the median)", ylabel="examples")

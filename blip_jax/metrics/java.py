@@ -55,7 +55,9 @@ def package() -> Path:
     """The folder of pycocoevalcap."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
-        raise NotComputed("the package pycocoevalcap is not installed")
+        raise NotComputed(
+            "the package pycocoevalcap is not installed (pip install 'blip-jax[metrics]')"
+        )
     if shutil.which("java") is None:
         raise NotComputed("java is not installed")
     return Path(next(iter(found.submodule_search_locations)))

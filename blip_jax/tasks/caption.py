@@ -1,6 +1,7 @@
 """Captioning: LM after a prompt (`models/blip.py`). CapFilt's captioner is made by it."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,18 +128,9 @@ def judged(
     """All that can be said of captions (None: unreadable image), and the COCO server's file."""
     seen = [(r, c) for r, c in zip(records, captions, strict=True) if c is not None]
     texts, references = [c for _, c in seen], [r.captions for r, _ in seen]
-    scores, missing = compare(texts, references), {}
-    extra: dict[str, Callable[[], dict[str, Score]]] = {
-        "meteor": lambda: by_java("meteor", texts, references),
-        "spice": lambda: by_java("spice", texts, references),
-        "chair": lambda: hallucinated(seen, synonyms),
-        "itc_score": lambda: itc(model, seen),
-    }
-    for name, compute in extra.items():
-        try:
-            scores |= compute()
-        except NotComputed as why:
-            missing[name] = str(why)
+    scores, missing = compare_all(texts, references)
+    gather(scores, missing, "chair", lambda: hallucinated(seen, synonyms))
+    gather(scores, missing, "itc_score", lambda: itc(model, seen))
     each = caption_metrics(texts, references)["cider"][0]
     lost = len(captions) - len(seen)
     skipped = dict(getattr(records, "skipped", {})) | ({"unreadable_image": lost} if lost else {})
@@ -152,6 +144,29 @@ def judged(
         skipped=skipped,
         missing=missing,
     )
+
+
+def compare_all(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """As `compare`, and METEOR and SPICE; what is missing, and why."""
+    scores, missing = compare(captions, references), dict[str, str]()
+    for name in ("meteor", "spice"):
+        gather(scores, missing, name, functools.partial(by_java, name, captions, references))
+    return scores, missing
+
+
+def gather(
+    scores: dict[str, Score],
+    missing: dict[str, str],
+    name: str,
+    compute: Callable[[], dict[str, Score]],
+) -> None:
+    """Adds what `compute` gives to the scores, or to what is missing why it gives nothing."""
+    try:
+        scores |= compute()
+    except NotComputed as why:
+        missing[name] = str(why)
 
 
 def by_java(

@@ -39,12 +39,12 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     if not any(record.captions for record in records):
         return unjudged(records, captions)
     whole = caption.judged(model, records, captions)
-    scores, missing = named("entire", whole), dict(whole.missing)
+    scores, missing = named("entire", whole.scores), dict(whole.missing)
+    seen = [(r, text) for r, text in zip(records, captions, strict=True) if text is not None]
     for domain, name in DOMAINS.items():
-        part = [i for i, record in enumerate(records) if record.extra["domain"] == domain]
-        if any(captions[i] is not None for i in part):
-            found = caption.judged(model, [records[i] for i in part], [captions[i] for i in part])
-            scores |= named(name, found)
+        part = [(text, r.captions) for r, text in seen if r.extra["domain"] == domain]
+        if part:
+            scores |= named(name, caption.compare_all(*zip(*part, strict=True))[0])
     if len(scores) == len(whole.scores):
         missing["in, near, out"] = NO_DOMAINS
     files = {"nocaps.json": whole.submissions["captions.json"]}
@@ -65,9 +65,9 @@ def unjudged(records: Sequence[Record], captions: Sequence[str | None]) -> Evalu
     )
 
 
-def named(domain: str, found: Evaluation) -> dict[str, Score]:
+def named(domain: str, scores: dict[str, Score]) -> dict[str, Score]:
     """Scores under the name of a domain."""
-    return {f"{domain}_{name}": value for name, value in found.scores.items()}
+    return {f"{domain}_{name}": value for name, value in scores.items()}
 
 
 def read_images(path: str | Path, image_root: str | Path | None = None) -> list[Record]:
