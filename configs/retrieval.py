@@ -46,4 +46,5 @@ def get_config(variant: str = "") -> ConfigDict:
     # alpha ramps up over the first epoch
     config.run.objective.alpha_ramp_steps = config.run.optimizer.get_oneway_ref("epoch_steps")
     config.evaluate.update({"max_tokens": 35, "top_k": 128 if flickr else 256})
+    config.evaluate.dataset = "flickr30k" if flickr else "coco"
     return config

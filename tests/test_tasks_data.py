@@ -1,5 +1,6 @@
 """Rows of the tasks' batches, and what their evaluations count."""
 
+import io
 import json
 
 import numpy as np
@@ -22,11 +23,13 @@ def tokenizer():
 
 
 def half(side):
-    """White on one side, black on the other."""
+    """A PNG, white on one side and black on the other."""
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:, :8] = 255 * (side == "left")
     pixels[:, 8:] = 255 * (side == "right")
-    return Image.fromarray(pixels)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def white_side(pixels):
@@ -119,7 +122,7 @@ def test_a_round_is_history_question_and_candidate(tokenizer):
 def test_dialogues_are_read_as_published(tmp_path):
     (tmp_path / "VisualDialog_val2018").mkdir()
     name = tmp_path / "VisualDialog_val2018/VisualDialog_val2018_000000000007.jpg"
-    half("left").save(name)
+    name.write_bytes(half("left"))
     said = {"question": 1, "answer": 0, "answer_options": [1, 0], "gt_index": 1}
     dialog = {"image_id": 7, "caption": "a cat", "dialog": [said, said]}
     content = {
@@ -143,18 +146,24 @@ def test_dialogues_are_read_as_published(tmp_path):
         read_dialogs(path)
 
 
+QUESTIONS = [(1, "yes", "yes/no"), (2, "yes", "yes/no"), (3, "no", "yes/no"), (4, "2", "number")]
+
+
 def test_scores_are_their_definitions(tmp_path):
     assert vqa.agreement("yes", ["yes"] * 4 + ["no"] * 6) == 1.0
     # With one person left out in turn, three of ten are three in seven turns and two in three.
     assert vqa.agreement("yes", ["yes"] * 3 + ["no"] * 7) == pytest.approx(0.7 + 0.3 * 2 / 3)
     assert vqa.agreement("cup", ["cup"]) == 1.0 and vqa.agreement("cup", ["mug"]) == 0.0
-    assert nlvr.consistency(["a", "a", "b"], np.array([True, False, True])) == 0.5
+    questions = [Question(i, half("left"), "q", (a,), "vqa", k) for i, a, k in QUESTIONS]
+    scores = vqa.scored([(q, "yes") for q in questions])
+    assert {name: found.value for name, found in scores.items()} == {
+        "accuracy": 0.5,
+        "accuracy_of_most_frequent": 0.5,
+        "accuracy_number": 0.0,
+        "accuracy_yes_no": pytest.approx(2 / 3),
+    }
+    assert nlvr.consistency(["a", "a", "b"], np.array([True, False, True])) == [False, True]
     assert visdial.ranked(np.array([0.5, 2.0, -1.0, 2.0])) == [3, 1, 4, 2]
-    perfect = visdial.ndcg([1, 2, 3], [1.0, 0.5, 0.0])
-    assert perfect == 1.0
-    # Two are relevant, so the first two places count: 0 and 1 of ideal 1 and 0.5.
-    gain = (0.0 + 1.0 / np.log2(3)) / (1.0 + 0.5 / np.log2(3))
-    assert visdial.ndcg([2, 3, 1], [1.0, 0.5, 0.0]) == pytest.approx(gain)
     path = tmp_path / "q.json"
     path.write_text(json.dumps([{"answer": ["b", "a", "a"]}, {"answer": "a"}]))
     assert vqa.read_candidates(str(path)) == ["a", "b"]

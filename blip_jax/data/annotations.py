@@ -23,6 +23,7 @@ class Question:
     Attributes:
       answers: as people gave them, repeated ones included; empty where they are not published.
       dataset: "vqa" or "vg".
+      answer_type: "yes/no", "number" or "other"; "" where it is not published.
     """
 
     question_id: int | str
@@ -30,6 +31,7 @@ class Question:
     question: str
     answers: tuple[str, ...]
     dataset: str = "vqa"
+    answer_type: str = ""
 
     @property
     def uid(self) -> str:
@@ -74,7 +76,9 @@ class Labelled:
 
 
 def read_questions(path: str | Path, image_root: str | Path | None = None) -> list[Question]:
-    """Reads `[{"question_id", "image", "question", "answer"?: text or texts, "dataset"?}, ...]`.
+    """Reads `[{"question_id", "image", "question", "answer"?: text or texts}, ...]`.
+
+    Rows may have "dataset" and "answer_type" too; see `Question`.
 
     Raises:
       FileNotFoundError: no such file, or an image that is not there.
@@ -89,6 +93,7 @@ def read_questions(path: str | Path, image_root: str | Path | None = None) -> li
             _field(path, number, row, "question", str),
             _answers(path, number, row),
             str(row.get("dataset", "vqa")),
+            str(row.get("answer_type", "")),
         )
         for number, row in enumerate(rows)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections import Counter
@@ -25,10 +26,19 @@ from blip_jax.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 MAX_UNREADABLE = 0.5
-BLACK = Image.new("RGB", (32, 32))  # the picture of a reader's sample
 TRUNCATED = "truncated"
 
 Example = dict[str, Any]
+
+
+def black() -> bytes:
+    """The picture of a reader's sample, as a PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "PNG")
+    return file.getvalue()
+
+
+BLACK = black()
 
 
 class Reader(Protocol):
@@ -122,7 +132,7 @@ class ImageText:
       ValueError: a prompt that leaves no room.
     """
 
-    sample = Record("sample", BLACK, ("a",), "sample")  # type: ignore[arg-type]
+    sample = Record("sample", BLACK, ("a",), "sample")
 
     def __init__(self, tokenizer: Tokenizer, options: ImageTextOptions):
         self.tokenizer, self.options = tokenizer, options

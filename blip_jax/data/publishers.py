@@ -38,7 +38,7 @@ def vqa(files: Sequence[str]) -> Lists:
         raise ValueError(f"{files[0]}: expected train2014, val2014 or test2015 in its name.")
     wanted = "questions.json and annotations.json"
     questions, *answers = _read(files, wanted, "questions", "annotations", least=1)
-    known = {a["question_id"]: [x["answer"] for x in a["answers"]] for a in (answers or [[]])[0]}
+    known = {a["question_id"]: a for a in (answers or [[]])[0]}
     rows = []
     for row in questions:
         found = {
@@ -48,7 +48,10 @@ def vqa(files: Sequence[str]) -> Lists:
             "dataset": "vqa",
         }
         if answers:
-            found["answer"] = known[row["question_id"]]
+            said = known[row["question_id"]]
+            found["answer"] = [person["answer"] for person in said["answers"]]
+            if "answer_type" in said:
+                found["answer_type"] = said["answer_type"]
         rows.append(found)
     return {f"vqa_{split.rstrip('0123456789')}": rows}
 

@@ -20,7 +20,7 @@ from blip_jax.files import Progress, silent
 from blip_jax.inference.classify import classify
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, score
 from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
@@ -126,12 +126,9 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     if not pairs:
         raise ValueError(f"none of the {len(rows)} images of {config.annotations} could be read")
     hits = np.array([truth == prediction for truth, prediction in pairs])
-    truths = Counter(truth for truth, _ in pairs)
-    scores = {
-        "accuracy": Score(float(hits.mean())),
-        "accuracy_of_majority": Score(max(truths.values()) / len(pairs)),
-    }
-    for name in sorted(truths):
-        own = np.array([truth == name for truth, _ in pairs])
-        scores[f"accuracy_{name}"] = Score(float(hits[own].mean()))
+    truths = np.array([truth for truth, _ in pairs])
+    majority = Counter(truths.tolist()).most_common(1)[0][0]
+    scores = {"accuracy": score(hits), "accuracy_of_majority": score(truths == majority)}
+    for name in sorted(set(truths.tolist())):
+        scores[f"accuracy_{name}"] = score(hits[truths == name])
     return Evaluation(scores, len(pairs), examples, skipped=dict(skipped))

@@ -21,7 +21,7 @@ from blip_jax.files import Progress, silent
 from blip_jax.inference.nlvr import MAX_WORDS, judge
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
@@ -120,11 +120,11 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     scores: dict[str, Score] = {}
     if judged:
         right = np.array([s.label is t for s, t in judged])
-        share = float(np.mean([bool(s.label) for s, _ in judged]))
+        labels = np.array([bool(s.label) for s, _ in judged])
         scores = {
-            "accuracy": Score(float(right.mean())),
-            "consistency": Score(consistency([s.sentence for s, _ in judged], right)),
-            "accuracy_of_majority": Score(max(share, 1 - share)),
+            "accuracy": score(right),
+            "consistency": score(consistency([s.sentence for s, _ in judged], right)),
+            "accuracy_of_majority": score(labels == (labels.mean() >= 0.5)),
         }
     predictions = [
         {"identifier": s.uid, "prediction": str(bool(t))}
@@ -159,12 +159,12 @@ def predict(
     return np.concatenate(found), np.array(readable)
 
 
-def consistency(sentences: list[str], right: np.ndarray) -> float:
-    """Share of sentences that were judged rightly wherever they stand."""
+def consistency(sentences: list[str], right: np.ndarray) -> list[bool]:
+    """For each sentence whether it was judged rightly wherever it stands."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for sentence, hit in zip(sentences, right, strict=True):
         groups[sentence].append(bool(hit))
-    return sum(all(group) for group in groups.values()) / len(groups)
+    return [all(group) for group in groups.values()]
 
 
 def shown(statement: Statement, logits: np.ndarray) -> Example:

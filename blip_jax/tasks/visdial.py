@@ -8,7 +8,6 @@ as in pre-training, are choices made here.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,9 +25,10 @@ from blip_jax.data.records import load_list
 from blip_jax.data.text import pre_caption, swap_left_right
 from blip_jax.files import Progress, silent
 from blip_jax.inference.dialog import CAPTION_TOKENS, dialog_text, rank_candidates
+from blip_jax.metrics.retrieval import ndcg
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
@@ -138,16 +138,15 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     right = np.array([r[row.answer] for row, r in seen if row.answer is not None])
     scores: dict[str, Score] = {}
     if len(right):
-        scores = {"mrr": Score(float(np.mean(1 / right)))}
-        scores |= {f"recall{k}": Score(float(np.mean(right <= k))) for k in (1, 5, 10)}
-        scores["mean_rank"] = Score(float(right.mean()))
+        scores = {"mrr": score(1 / right), "mean_rank": score(right)}
+        scores |= {f"recall{k}": score(right <= k) for k in (1, 5, 10)}
     gains = [
-        ndcg(r, relevance[row.image_id, row.round_id])
+        ndcg(-np.array(r), relevance[row.image_id, row.round_id])
         for row, r in seen
         if (row.image_id, row.round_id) in relevance
     ]
     if gains:
-        scores["ndcg"] = Score(float(np.mean(gains)))
+        scores["ndcg"] = score(gains)
     submission = [
         {"image_id": row.image_id, "round_id": row.round_id, "ranks": r}
         for row, r in zip(rounds, ranks, strict=True)
@@ -186,17 +185,6 @@ def read_relevance(path: str) -> dict[tuple[Any, int], list[float]]:
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no dense annotations: {error!r} is missing") from error
-
-
-def ndcg(ranks: Sequence[int], relevance: Sequence[float]) -> float:
-    """VisDial's: over as many best candidates as there are relevant ones."""
-    gains = np.asarray(relevance, float)
-    relevant = int((gains > 0).sum())
-    if not relevant:
-        return 0.0
-    discounts = 1 / np.log2(np.arange(relevant) + 2)
-    by_rank = gains[np.argsort(ranks)][:relevant]
-    return float((by_rank * discounts).sum() / (np.sort(gains)[::-1][:relevant] * discounts).sum())
 
 
 def shown(row: Round, ranks: list[int]) -> Example:

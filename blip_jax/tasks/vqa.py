@@ -22,9 +22,10 @@ from blip_jax.data.records import load_list
 from blip_jax.data.text import pre_question, swap_left_right
 from blip_jax.files import Progress, silent
 from blip_jax.inference.answer import rank_answers, write_answers
+from blip_jax.metrics.vqa import vqa_accuracy
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.evaluation import Evaluation, Example, Score
+from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
@@ -121,7 +122,8 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     or "generate".
 
     Returns:
-      `accuracy`, beside that of the most frequent answer alone; the server's submission.
+      `accuracy`, beside that of the most frequent answer alone, and `accuracy_yes_no` and the
+      like where the annotations have "answer_type"; the server's submission.
 
     Raises:
       ValueError: another method, or no candidates to rank.
@@ -140,13 +142,7 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     scores: dict[str, Score] = {}
     judged = [row for row, ok in zip(pairs, readable, strict=True) if ok and row[0].answers]
     if judged:
-        common = Counter(a for q, _ in judged for a in q.answers).most_common(1)[0][0]
-        scores = {
-            "accuracy": Score(mean(agreement(text, q.answers) for q, text in judged)),
-            "accuracy_of_most_frequent": Score(
-                mean(agreement(common, q.answers) for q, _ in judged)
-            ),
-        }
+        scores = scored(judged)
     skipped = {"unreadable_image": readable.count(False)} if False in readable else {}
     submission = [{"question_id": q.question_id, "answer": text} for q, text in pairs]
     return Evaluation(
@@ -156,6 +152,21 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
         {"vqa_result.json": submission},
         skipped,
     )
+
+
+def scored(judged: Sequence[tuple[Question, str]]) -> dict[str, Score]:
+    """The accuracies of answered questions."""
+    each = np.array([agreement(text, q.answers) for q, text in judged])
+    common = Counter(a for q, _ in judged for a in q.answers).most_common(1)[0][0]
+    scores = {
+        "accuracy": score(each),
+        "accuracy_of_most_frequent": score([agreement(common, q.answers) for q, _ in judged]),
+    }
+    kinds = [q.answer_type for q, _ in judged]
+    for kind in sorted({kind for kind in kinds if kind}):
+        own = each[[other == kind for other in kinds]]
+        scores[f"accuracy_{kind.replace('/', '_')}"] = score(own)
+    return scores
 
 
 def answerer(model: Model, config: ConfigDict) -> Any:
@@ -199,19 +210,12 @@ def read_candidates(path: str) -> list[str]:
 
 
 def agreement(answer: str, answers: Sequence[str]) -> float:
-    """Share of people who said so, as VQA counts it: three of ten are enough for 1.
+    """VQA accuracy of one answer.
 
-    Where fewer than three were asked, one is enough.
+    It asks for three people beside the one who is judged; where fewer than four were asked, as
+    in data with one answer a question, each stands for four.
     """
-    same = [other.lower() == answer.lower() for other in answers]
-    if len(same) < 3:
-        return float(any(same))
-    return mean(min(1.0, (sum(same) - left_out) / 3) for left_out in same)
-
-
-def mean(values: Any) -> float:
-    values = list(values)
-    return sum(values) / len(values)
+    return vqa_accuracy(answer, answers if len(answers) > 3 else [*answers] * 4)
 
 
 def shown(question: Question, answer: str) -> Example:
