@@ -70,7 +70,7 @@ class Model(Trained):
           batch_size: images a compiled batch.
           **options: the other fields of `CaptionOptions`.
         """
-        self._need("caption")
+        self.need("caption")
         pixels = self._pixels(images)
         one = prompt if isinstance(prompt, str) or prompt is None else None
         chosen = CaptionOptions(prompt=one, **options)
@@ -107,7 +107,7 @@ class Model(Trained):
           **options: num_beams, min_new_tokens, max_new_tokens of `write_answers`; top_k of
             `rank_answers`.
         """
-        self._need("answer")
+        self.need("answer")
         pixels = self._pixels(images)
         asked = _many(questions, len(pixels), "questions")
         if candidates is None:
@@ -129,7 +129,7 @@ class Model(Trained):
         self, images: Images, texts: str | Sequence[str], *, batch_size: int = 32
     ) -> list[MatchResult]:
         """Scores each image with the text of the same place."""
-        self._need("match")
+        self.need("match")
         pixels = self._pixels(images)
         words = _many([texts] if isinstance(texts, str) else texts, len(pixels), "texts")
         itm, itc = match.match_pairs(self, pixels, words, batch_size)
@@ -148,7 +148,7 @@ class Model(Trained):
         With `top_k`, ITM is computed for each image's `top_k` texts of highest ITC and for each
         text's `top_k` images alone, and is NaN for other pairs. Images are then opened twice.
         """
-        self._need("match")
+        self.need("match")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, but it is {top_k}")
         words = [texts] if isinstance(texts, str) else texts
@@ -156,12 +156,12 @@ class Model(Trained):
 
     def embed_images(self, images: Images, *, batch_size: int = 32) -> np.ndarray:
         """Unit vectors [N, embed_dim] of the joint space, float32."""
-        self._need("embed")
+        self.need("embed")
         return embed.embed_images(self, self._pixels(images), batch_size)
 
     def embed_texts(self, texts: str | Sequence[str], *, batch_size: int = 32) -> np.ndarray:
         """Unit vectors [N, embed_dim] of the joint space, float32."""
-        self._need("embed")
+        self.need("embed")
         words = [texts] if isinstance(texts, str) else list(texts)
         return embed.embed_texts(self, words, batch_size)
 
@@ -174,7 +174,7 @@ class Model(Trained):
         batch_size: int = 16,
     ) -> list[NlvrResult]:
         """Judges statements about pairs of images; one statement a pair, or one for all."""
-        self._need("nlvr")
+        self.need("nlvr")
         left, right = self._pixels(left_images), self._pixels(right_images)
         _many(right, len(left), "right images")
         words = _many(texts, len(left), "texts")
@@ -186,7 +186,7 @@ class Model(Trained):
         self, images: Images, texts: str | Sequence[str] = "", *, batch_size: int = 32
     ) -> list[ClassResult]:
         """The class of each image with a text, of `config.classes`; one text each, or for all."""
-        self._need("classify")
+        self.need("classify")
         pixels = self._pixels(images)
         words = _many(texts, len(pixels), "texts")
         found = classify.classify(self, pixels, words, batch_size)
@@ -207,12 +207,13 @@ class Model(Trained):
           word: one word of the text; None for all of them.
           layer: block whose cross-attention is shown; by default two thirds up.
         """
-        self._need("explain")
+        self.need("explain")
         picture = open_image(image)
         heatmap = explain.explain(self, self._pixels(picture).open(0), text, word, layer)
         return ExplainResult(heatmap, picture)
 
-    def _need(self, ability: str) -> None:
+    def need(self, ability: str) -> None:
+        """Raises ValueError where the task has no parameters for an ability; see `ABILITIES`."""
         can = ABILITIES[self.config.task]
         if ability not in can:
             raise ValueError(

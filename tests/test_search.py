@@ -212,6 +212,8 @@ def test_retrieval_is_evaluated_end_to_end(model, tmp_path):
         assert records[own].image in example.images and len(example.images) in (1, 2)
     with pytest.raises(ValueError, match="top_k must be at least 1, but it is 0"):
         retrieval.evaluate(model, ConfigDict(config.to_dict() | {"top_k": 0}))
+    with pytest.raises(ValueError, match="a model of task 'vqa' has no parameters to match with"):
+        retrieval.evaluate(tiny.model("vqa"), config)
 
 
 def test_the_figures_of_a_bootstrap_are_those_of_the_dense_matrix(model, tmp_path):

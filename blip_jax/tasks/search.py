@@ -18,6 +18,7 @@ from blip_jax.inference.pixels import Pixels
 from blip_jax.inference.trained import Trained
 from blip_jax.metrics.interval import median
 from blip_jax.metrics.retrieval import NEVER, reciprocal_ranks
+from blip_jax.model import Model
 from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class Searched:
 
 
 def evaluate_search(
-    model: Trained,
+    model: Model,
     pixels: Pixels,
     rows: Sequence[Searched],
     directions: tuple[str, str],
@@ -188,8 +189,10 @@ def evaluate_search(
       examples are the texts.
 
     Raises:
-      ValueError: nothing can be opened, there are no texts, or top_k is less than 1.
+      ValueError: the model cannot match, nothing can be opened, there are no texts, or top_k is
+        less than 1.
     """
+    model.need("match")
     if config.top_k < 1:
         raise ValueError(f"config.evaluate.top_k must be at least 1, but it is {config.top_k}")
     model = model.on_every_device()

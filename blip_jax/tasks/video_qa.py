@@ -42,6 +42,7 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
       ValueError: no list of questions about videos, none of which can be opened, or a file
         without candidates.
     """
+    model.need("answer")
     questions = read_video_questions(config.annotations, config.video_root or None)
     candidates = read_lines(config.candidates) if config.candidates else None
     written = answer_all(model, questions, candidates, config, progress)

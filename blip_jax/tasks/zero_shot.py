@@ -40,6 +40,7 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
       ValueError: no list of images with labels, labels that are no classes, templates without
         {}, images of which none can be opened.
     """
+    model.need("match" if config.top_k else "embed")
     names = read_lines(config.classes)
     templates = read_templates(config.templates)
     rows = read_labelled(config.annotations, config.image_root or None)

@@ -26,7 +26,7 @@ class Predictor(BasePredictor):
 
     def predict(
         self,
-        image: Path = Input(description="Picture: JPEG, PNG or WebP"),  # noqa: B008
+        image: Path = Input(description="Picture: JPEG, PNG or WebP"),
         task: str = Input(choices=list(TASKS), default="image_captioning"),
         question: str = Input(default="", description="For visual_question_answering"),
         caption: str = Input(default="", description="For image_text_matching"),
