@@ -177,11 +177,14 @@ class Run:
     ) -> Marker:
         """Writes a shard's files aside, puts each in its place, and then the marker."""
         start = time.perf_counter()
-        with self._aside() as folder:
-            samples, paths = self._write(folder, shard, rows)
-            files = {name: _sum(path) for name, path in paths.items()}
-            for name, path in paths.items():
-                storage.put(path, self._place(name))
+        try:
+            with self._aside() as folder:
+                samples, paths = self._write(folder, shard, rows)
+                files = {name: _sum(path) for name, path in paths.items()}
+                for name, path in paths.items():
+                    storage.put(path, self._place(name))
+        except OSError as error:
+            raise OSError(f"{self.out}: shard {shard.name} is not written: {error}") from error
         seconds = seconds | {"write": time.perf_counter() - start}
         texts = [(text.origin, text.kept(self.settings.threshold)) for r in rows for text in r.texts
                  if r.status == "ok"]  # fmt: skip
