@@ -28,6 +28,7 @@ from blip_jax.data import storage
 from blip_jax.data.corpus import open_corpus
 from blip_jax.data.formats.array_record import ArrayRecords
 from blip_jax.data.record import Record
+from blip_jax.errors import Stopped
 from blip_jax.inference.caption import CaptionOptions
 from blip_jax.model import save
 
@@ -300,7 +301,7 @@ def test_done_shards_are_not_done_again_and_damaged_ones_are(whole, model, tmp_p
     list(run.work(run.corpus.shards[:3]))
     assert not run.finish()
     (target / "data/00001.tar").write_bytes(b"half")
-    (target / "scores/00002_stats.json").unlink()
+    (target / "scores/00002_stats.json").write_text("{")
     assert [m["name"] for m in run.work(run.corpus.shards)] == [
         "00001", "00002", "00003", "00004", "00005"
     ]  # fmt: skip
@@ -322,7 +323,7 @@ def test_a_full_disk_leaves_nothing_half_written(whole, model, tmp_path, monkeyp
     run = Run(open_corpus(place), str(target), settings(model))
     with monkeypatch.context() as patch:
         patch.setattr(storage, "put", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="shard 00001 is not written: .*No space left"):
             list(run.work(run.corpus.shards))
     whole_bytes, found = contents(out), contents(target)
     assert "scores/00000_stats.json" in found and "scores/00001_stats.json" not in found
@@ -330,6 +331,23 @@ def test_a_full_disk_leaves_nothing_half_written(whole, model, tmp_path, monkeyp
     assert not list(target.glob(".partial*"))
     list(run.work(run.corpus.shards))
     assert run.finish() and contents(target) == whole_bytes
+
+
+def test_a_run_that_is_stopped_keeps_whole_shards(whole, model, tmp_path):
+    place, out, _ = whole
+    run = Run(open_corpus(place), str(tmp_path / "out"), settings(model))
+    asked = []
+
+    def stop() -> None:
+        asked.append(None)
+        if len(asked) > 20:  # rows of the third shard
+            raise Stopped("enough")
+
+    with pytest.raises(Stopped):
+        list(run.work(run.corpus.shards, stop))
+    found, whole_bytes = contents(tmp_path / "out"), contents(out)
+    assert "scores/00001_stats.json" in found and "scores/00002_stats.json" not in found
+    assert all(found[name] == whole_bytes[name] for name in found)
 
 
 def test_one_tower_for_both_when_asked(whole, model, tmp_path):

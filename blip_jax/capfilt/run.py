@@ -113,7 +113,7 @@ class Run:
         """The models, opened when the first shard asks for them."""
         size, settings = self.settings.image_size, self.settings
         captioner = load(settings.captioner, image_size=size)
-        same = self.facts["captioner"] == self.facts["filter"]
+        same = self.facts["captioner"]["sha256"] == self.facts["filter"]["sha256"]
         matcher = captioner if same else load(settings.matcher, image_size=size)
         return Scorer(captioner, matcher, settings.options)
 
@@ -154,11 +154,15 @@ class Run:
         place = self._place("scores", shard.name + MARKER)
         if not storage.exists(place):
             return None
-        with storage.open_binary(place) as file:
-            marker = json.load(file)
-        sizes = {name: facts["bytes"] for name, facts in marker["files"].items()}
+        try:
+            with storage.open_binary(place) as file:
+                marker = json.load(file)
+            sizes = {name: facts["bytes"] for name, facts in marker["files"].items()}
+            ours = marker["config"] == self.digest
+        except (ValueError, KeyError, TypeError):  # damaged since
+            return None
         whole = all(storage.size(self._place(name)) == size for name, size in sizes.items())
-        return marker if whole and marker["config"] == self.digest else None
+        return marker if ours and whole else None
 
     def finish(self) -> bool:
         """Writes what is about all shards, if all are done; any process may, and all write the
@@ -177,11 +181,14 @@ class Run:
     ) -> Marker:
         """Writes a shard's files aside, puts each in its place, and then the marker."""
         start = time.perf_counter()
-        with self._aside() as folder:
-            samples, paths = self._write(folder, shard, rows)
-            files = {name: _sum(path) for name, path in paths.items()}
-            for name, path in paths.items():
-                storage.put(path, self._place(name))
+        try:
+            with self._aside() as folder:
+                samples, paths = self._write(folder, shard, rows)
+                files = {name: _sum(path) for name, path in paths.items()}
+                for name, path in paths.items():
+                    storage.put(path, self._place(name))
+        except OSError as error:
+            raise OSError(f"{self.out}: shard {shard.name} is not written: {error}") from error
         seconds = seconds | {"write": time.perf_counter() - start}
         texts = [(text.origin, text.kept(self.settings.threshold)) for r in rows for text in r.texts
                  if r.status == "ok"]  # fmt: skip
@@ -237,7 +244,9 @@ class Run:
         if not storage.exists(place):
             storage.write_bytes(place, _dumps(self.facts))
         with storage.open_binary(place) as file:
-            found = flat(json.load(file))
+            # Versions and places of the models are those of the process that came first.
+            self.facts = json.load(file)
+        found = flat(self.facts)
         differ = sorted(k for k in found | asked if found.get(k) != asked.get(k))
         if differ:
             raise ValueError(
