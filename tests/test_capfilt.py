@@ -101,10 +101,13 @@ def test_an_empty_caption_counts_and_a_broken_image_does_not(model, records, mon
         Model, "texts", lambda self, ids: [["a red star 0"]] + [[""]] * (len(ids) - 1)
     )
     options = CaptionOptions(method="greedy", max_new_tokens=3)
-    scores, written = caption.evaluate(model, records, options, batch_size=10)
-    assert written == ["a red star 0"] + [""] * 9
-    alone, _ = caption.evaluate(model, records[:1], options, batch_size=10)
-    assert 0 < scores["bleu4"] < alone["bleu4"]
+    written = caption.describe(model, records, options, batch_size=10)
+    read = sum(text is not None for text in written)
+    assert written == ["a red star 0", *([""] * (read - 1)), *([None] * (10 - read))]
+    found = caption.judged(model, records, written)
+    alone = caption.judged(model, records[:1], written[:1])
+    assert (found.count, alone.count) == (read, 1) and 0 < read < 10
+    assert 0 < found.scores["bleu4"].value < alone.scores["bleu4"].value
 
 
 def test_scores_of_other_settings_are_not_mixed(model, records, tmp_path):
