@@ -40,7 +40,8 @@ USAGE = """usage: blip-jax COMMAND [flags]
       carry weights to another project, and tell what became of each tensor
   data check   PLACE [--out=DIR] [--tokenizer=M] [--limit=N]
   data convert PLACE TARGET --to array_record|webdataset [--processes=N]
-  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
+  data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nlvr|nocaps|msrvtt --out DIR
+  data split FILE --by FIELD --out DIR [--share=0.2] [--seed=N]
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
 """
@@ -177,7 +178,7 @@ def run_convert(argv: list[str]) -> None:
 
 
 def run_data(argv: list[str]) -> None:
-    """blip-jax data check, convert, bench."""
+    """blip-jax data check, convert, annotations, split, bench."""
     from blip_jax.cli_data import run
 
     run(argv)

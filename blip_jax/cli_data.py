@@ -1,4 +1,4 @@
-"""The commands over image-text data: check, convert, annotations, bench."""
+"""The commands over image-text data: check, convert, annotations, split, bench."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from blip_jax.files import Progress, write_json, write_json_lines
 
 
 def run(argv: list[str]) -> None:
-    """blip-jax data check|convert|annotations|bench ...
+    """blip-jax data check|convert|annotations|split|bench ...
 
     Raises:
       ValueError, FileNotFoundError: the user's mistake.
@@ -23,6 +23,7 @@ def run(argv: list[str]) -> None:
         "check": run_check,
         "convert": run_convert,
         "annotations": run_annotations,
+        "split": run_split,
         "bench": run_bench,
     }
     if not argv or argv[0] not in commands:
@@ -104,6 +105,27 @@ def run_annotations(argv: list[str]) -> None:
         print(f"{len(rows)} rows: {path}")
 
 
+def run_split(argv: list[str]) -> None:
+    """blip-jax data split FILE --by FIELD --out DIR: a list in two, to train on and to hold out."""
+    from blip_jax.data.records import load_list
+    from blip_jax.data.split import split
+
+    values = _flags()
+    flags.DEFINE_string("by", None, "whose rows stay together", flag_values=values, required=True)
+    flags.DEFINE_string("out", None, "folder to write to", flag_values=values, required=True)
+    flags.DEFINE_float("share", 0.2, "of the rows that is held out", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "another draws another share", flag_values=values)
+    (file,) = _paths(values, "split", argv, 1)
+    try:
+        sides = split(load_list(file), values.by, values.share, values.seed)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for name, rows in zip(("train", "val"), sides, strict=True):
+        path = Path(values.out) / f"{Path(file).stem}_{name}.json"
+        write_json(path, rows)
+        print(f"{len(rows)} rows: {path}")
+
+
 def run_bench(argv: list[str]) -> None:
     """blip-jax data bench [PLACE]: images a second and core, and how long a device would wait."""
     values = _flags()
@@ -163,7 +185,7 @@ def _define_corpus(values: flags.FlagValues) -> None:
 def _paths(values: flags.FlagValues, name: str, argv: list[str], count: int) -> list[str]:
     paths = values([f"blip-jax data {name}", *argv])[1:]
     if len(paths) != count:
-        wanted = "PLACE" if count == 1 else "PLACE and TARGET"
+        wanted = "one place" if count == 1 else "PLACE and TARGET"
         raise ValueError(f"data {name} takes {wanted}; got {len(paths)} paths")
     return paths
 

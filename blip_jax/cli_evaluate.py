@@ -1,6 +1,5 @@
 """blip-jax evaluate: how good a model is at a task, in a table, in files and on a page."""
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +10,7 @@ from blip_jax.evaluate.published import published
 from blip_jax.evaluate.scores import lines, name_of, text_table
 from blip_jax.evaluate.write import write_evaluation
 from blip_jax.model import load
+from blip_jax.tasks import find_task
 
 
 def run(config: ConfigDict, checkpoint: str | None, out: str) -> None:
@@ -46,13 +46,7 @@ def find_evaluation(config: ConfigDict) -> ModuleType:
     if "task" not in config or "evaluate" not in config:
         missing = "task" if "task" not in config else "evaluate"
         raise ValueError(f"the config has no {missing!r}; expected one such as configs/nocaps.py")
-    name = f"blip_jax.tasks.{config.task}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ValueError(f"config.task is {config.task!r}, but there is no {name}") from error
+    module = find_task(config.task)
     if not hasattr(module, "evaluate"):
         raise ValueError(f"config.task {config.task!r} cannot be evaluated: it has no evaluate()")
     return module

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Sharing = Literal["all", "all_but_self_attention", "none"]
 Dtype = Literal["float32", "bfloat16"]
-Task = Literal["pretrain", "caption", "retrieval", "vqa", "nlvr"]
+Task = Literal["pretrain", "caption", "retrieval", "vqa", "nlvr", "visdial", "classify"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,7 @@ class BlipConfig:
     text: TextConfig = TextConfig()
     task: Task = "pretrain"  # which heads and views the parameters hold
     conventions: Conventions = Conventions()
+    classes: tuple[str, ...] = ()  # of "classify": what its logits stand for
     embed_dim: int = 256  # joint space of ITC
     sharing: Sharing = "all_but_self_attention"  # paper Table 3
     init_std: float = 0.02  # of kernels; narrow towers need more for the image to come through
@@ -106,6 +107,8 @@ class BlipConfig:
     def from_dict(cls, data: dict[str, Any]) -> "BlipConfig":
         """Inverse of `to_dict`. Raises ValueError that names every unknown field."""
         data = dict(data)
+        if "classes" in data:  # JSON knows lists alone
+            data["classes"] = tuple(data["classes"])
         vision = _build(VisionConfig, data.pop("vision", {}), "vision.")
         text = _build(TextConfig, data.pop("text", {}), "text.")
         conventions = _build(Conventions, data.pop("conventions", {}), "conventions.")

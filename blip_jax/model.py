@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from blip_jax.data.images import open_image
-from blip_jax.inference import answer, caption, embed, explain, match, nlvr
+from blip_jax.inference import answer, caption, classify, embed, explain, match, nlvr
 from blip_jax.inference.batching import batches
 from blip_jax.inference.caption import CaptionOptions
 from blip_jax.inference.explain import ExplainResult
@@ -19,6 +19,7 @@ from blip_jax.inference.pixels import ImageLike, Pixels
 from blip_jax.inference.results import (
     AnswerResult,
     CaptionResult,
+    ClassResult,
     MatchMatrix,
     MatchResult,
     NlvrResult,
@@ -37,6 +38,8 @@ ABILITIES = {
     "retrieval": ("match", "embed", "explain"),
     "vqa": ("answer",),
     "nlvr": ("nlvr",),
+    "visdial": ("rank candidates (blip_jax.inference.dialog)",),
+    "classify": ("classify",),
 }
 
 
@@ -178,6 +181,20 @@ class Model(Trained):
         logits = nlvr.judge(self, left, right, words, batch_size)
         true = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
         return [NlvrResult(bool(p > 0.5), float(p)) for p in true]
+
+    def classify(
+        self, images: Images, texts: str | Sequence[str] = "", *, batch_size: int = 32
+    ) -> list[ClassResult]:
+        """The class of each image with a text, of `config.classes`; one text each, or for all."""
+        self._need("classify")
+        pixels = self._pixels(images)
+        words = _many(texts, len(pixels), "texts")
+        found = classify.classify(self, pixels, words, batch_size)
+        results = []
+        for row in found:
+            best = {self.config.classes[i]: float(row[i]) for i in np.argsort(-row)}
+            results.append(ClassResult(next(iter(best)), best))
+        return results
 
     def explain(
         self, image: ImageLike, text: str, word: str | None = None, *, layer: int | None = None

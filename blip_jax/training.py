@@ -12,23 +12,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from blip_jax.config import BlipConfig
-from blip_jax.data import storage
-from blip_jax.data.examples import ImageTextOptions, Skips
-from blip_jax.data.formats.array_record import SUFFIXES, ArrayRecords
+from blip_jax.config import BlipConfig, Conventions
+from blip_jax.data.examples import TRUNCATED, Reader, Skips
 from blip_jax.data.mixture import Source
 from blip_jax.data.pipeline import train_dataset
-from blip_jax.data.record import Record
-from blip_jax.data.records import Records, read_json
 from blip_jax.files import write_json
 from blip_jax.interop.initialisers import check_shapes, initialise
-from blip_jax.interop.source import load_source, with_tokenizer
+from blip_jax.interop.report import Imported
+from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_tokenizer
 from blip_jax.model import Model, load, save
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.caption import Caption
-from blip_jax.tasks.contrastive import Contrastive
-from blip_jax.tasks.pretrain import Pretrain
-from blip_jax.tasks.retrieval import Retrieval
+from blip_jax.models.transfer import transfer
+from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train import ahead
 from blip_jax.train.folder import MODEL, RunFolder
@@ -38,8 +33,6 @@ from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import Task
 
 log = logging.getLogger(__name__)
-
-TASKS = ("pretrain", "caption", "retrieval")
 
 
 def run_training(config: ConfigDict, workdir: str) -> str:
@@ -51,21 +44,30 @@ def run_training(config: ConfigDict, workdir: str) -> str:
       ValueError: a source, a size or a task that does not fit, named.
       FileNotFoundError: data or weights that are not there.
     """
-    folder = RunFolder(workdir)
+    folder, task = RunFolder(workdir), trainable(config.task)
+    found = open_checkpoint(config.init.checkpoint, config.model)
+    tokenizer = open_tokenizer(config.tokenizer, config.init.checkpoint)
+    model = model_config(config.model, tokenizer, found.config if found else None)
+    reader = task.reader(tokenizer, model, config.run.data)
+    sources = open_sources(config.sources, reader)
+    count_rows(config, sum(source.epoch for source in sources))
     claim(config, folder.local, write=is_first())
-    tokenizer = Tokenizer.from_source(config.tokenizer)
-    model = model_config(config.model, tokenizer)
-    task = make_task(config.task, Blip(model), config.run)
-    sources = open_sources(config.sources)
+    objective = task.objective(Blip(model), config.run)
+    run = Run(folder, config.task, config.run)
 
     def start() -> Start:
-        begin = initial(model, config.run.seed, config.init)
+        begin = initial(model, config.run.seed, config.init, found)
         # Pre-training goes on with its features; for another task they are stale.
         return begin if config.task == "pretrain" else Start(begin.params)
 
-    run = Run(folder, config.task, config.run)
-    fit(run, task, sources, tokenizer, model, start)
+    fit(run, objective, sources, reader, tokenizer, model, start)
     return f"{workdir.rstrip('/')}/{MODEL}"
+
+
+def count_rows(config: ConfigDict, rows: float) -> None:
+    """Tells a config that asks for it, with `rows` 0, how many an epoch has."""
+    if config.get("rows") == 0:
+        config.rows = int(rows)
 
 
 def claim(config: ConfigDict, workdir: Path, write: bool) -> None:
@@ -107,45 +109,70 @@ def compile_training(config: ConfigDict, topology: str | None) -> str:
     """
     devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
     mesh = make_mesh(config.run.mesh.to_dict(), devices)
+    count_rows(config, config.run.batch_size)  # how many steps does not matter
     check_batch(config.run, mesh)
-    parts = config.run.batch_size // config.run.accumulate
-    blip = Blip(BlipConfig.from_dict(config.model.to_dict()))
-    task = make_task(config.task, blip, config.run)
-    task.check(parts)
+    task = trainable(config.task)
+    blip = Blip(changed(BlipConfig(), config.model))
+    objective = task.objective(blip, config.run)
+    objective.check(config.run.batch_size // config.run.accumulate)
     params = jax.eval_shape(blip.init, jax.random.key(0))
-    rows, size = config.run.batch_size, blip.config.vision.image_size
-    text = jax.ShapeDtypeStruct((rows, config.run.data.max_tokens), np.int32)
-    row = jax.ShapeDtypeStruct((rows,), np.int32)
-    batch = {
-        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
-        "input_ids": text,
-        "attention_mask": text,
-        "image_index": row,
-        "prompt_length": row,
-    }
-    program = ahead.compile_step(task, params, batch, config.run, mesh)
+    batch = batch_shapes(task, blip.config, config.run)
+    program = ahead.compile_step(objective, params, batch, config.run, mesh)
     return ahead.table([program], ahead.chip_of(topology) if topology else None)
 
 
-def make_task(name: str, blip: Blip, settings: ConfigDict) -> Task:
-    """The objective of a name, with `settings.objective` where it is contrastive.
+def batch_shapes(task: Any, model: BlipConfig, run: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a batch, known from the reader's sample; any tokenizer gives their shapes."""
+    reader = task.reader(Tokenizer.train(["a"], 100), model, run.data)
+    example = reader(reader.sample, np.random.default_rng(0))
+    example.pop(TRUNCATED, None)
+    arrays = {name: np.asarray(value) for name, value in example.items()}
+    return {
+        name: jax.ShapeDtypeStruct((run.batch_size, *x.shape), x.dtype)
+        for name, x in arrays.items()
+    }
 
-    Raises:
-      ValueError: no such task.
+
+def open_checkpoint(checkpoint: str, model: ConfigDict) -> Imported | None:
+    """What `init.checkpoint` names, at the image size that the config's `model` section names."""
+    if not checkpoint:
+        return None
+    vision, text = model.get("vision", {}), model.get("text", {})
+    return load_source(
+        checkpoint,
+        image_size=vision.get("image_size"),
+        vision_heads=vision.get("heads"),
+        text_heads=text.get("heads"),
+    )
+
+
+def open_tokenizer(source: str, checkpoint: str) -> Tokenizer:
+    """The tokenizer of a config: the one it names, or where it names none the checkpoint's."""
+    if source or not checkpoint:
+        return Tokenizer.from_source(source or "bert-base-uncased")
+    return find_tokenizer(resolve(checkpoint))
+
+
+def model_config(
+    model: ConfigDict, tokenizer: Tokenizer, start: BlipConfig | None = None
+) -> BlipConfig:
+    """The config of a model that reads with `tokenizer`: its sizes and its special tokens.
+
+    `model` holds the fields that differ from `start`, that of a checkpoint; or from BLIP-B's.
+    How a source was fed is no matter of the model that is trained from it.
     """
-    if name == "caption":
-        return Caption(blip)
-    if name not in TASKS:
-        raise ValueError(f"task is {name!r}; expected one of {', '.join(TASKS)}")
-    contrastive = Contrastive(blip, **settings.objective.to_dict())
-    return Pretrain(contrastive) if name == "pretrain" else Retrieval(contrastive)
-
-
-def model_config(model: ConfigDict, tokenizer: Tokenizer) -> BlipConfig:
-    """The config of a model that reads with `tokenizer`: its size and its special tokens."""
-    config = BlipConfig.from_dict(model.to_dict())
+    base = BlipConfig() if start is None else dataclasses.replace(start, conventions=Conventions())
+    config = changed(base, model)
     text = dataclasses.replace(config.text, vocab_size=tokenizer.vocab_size)
     return with_tokenizer(dataclasses.replace(config, text=text), tokenizer)
+
+
+def changed(base: BlipConfig, fields: ConfigDict) -> BlipConfig:
+    """`base` with some of its fields, and of its sections' fields, replaced."""
+    merged = base.to_dict()
+    for name, value in fields.to_dict().items():
+        merged[name] = merged[name] | value if isinstance(value, dict) else value
+    return BlipConfig.from_dict(merged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,26 +183,33 @@ class Start:
     memory: dict[str, Any] | None = None
 
 
-def initial(config: BlipConfig, seed: int, init: ConfigDict) -> Start:
-    """What `init.checkpoint` holds, or random parameters; with the towers that `init` names.
+def initial(config: BlipConfig, seed: int, init: ConfigDict, found: Imported | None) -> Start:
+    """What a checkpoint has, random parameters for the rest; then the towers that `init` names.
+
+    A pre-training that goes on finds all it needs, teacher and queue too; another task gets what
+    it shares with the checkpoint's (`blip_jax.models.transfer`), and what is newly drawn is told.
 
     Raises:
       ValueError: a file does not fit the model.
     """
-    blip = Blip(config)
-    if not init.checkpoint:
-        params = jax.device_get(jax.jit(blip.init)(jax.random.key(seed)))
-        return Start(initialise(params, init.vision, init.text))
-    found = load_source(
-        init.checkpoint,
-        image_size=config.vision.image_size,
-        vision_heads=config.vision.heads,
-        text_heads=config.text.heads,
-    )
-    like = jax.eval_shape(blip.init, jax.random.key(seed))
-    check_shapes(found.params, like, init.checkpoint)
-    check_conventions(found.config, config, init.checkpoint)
-    return Start(initialise(found.params, init.vision, init.text), found.memory)
+    draw, key = jax.jit(Blip(config).init), jax.random.key(seed)
+    if found is None:
+        return Start(initialise(jax.device_get(draw(key)), init.vision, init.text))
+    theirs = found.config
+    if theirs.task == config.task == "pretrain":
+        check_shapes(found.params, jax.eval_shape(draw, key), init.checkpoint)
+        check_conventions(theirs, config, init.checkpoint)
+        return Start(initialise(found.params, init.vision, init.text), found.memory)
+    # How the source was fed is no matter: it is fed anew.
+    fed = dataclasses.replace(theirs, conventions=config.conventions)
+    check_conventions(fed, config, init.checkpoint)
+    try:
+        params, new = transfer(found.params, theirs.task, jax.device_get(draw(key)), config.task)
+    except ValueError as error:
+        raise ValueError(f"{init.checkpoint} does not fit the model: {error}") from error
+    if new:
+        log.warning("not in %s, newly drawn: %s", init.checkpoint, ", ".join(new))
+    return Start(initialise(params, init.vision, init.text))
 
 
 def check_conventions(found: BlipConfig, config: BlipConfig, source: str) -> None:
@@ -190,14 +224,14 @@ def check_conventions(found: BlipConfig, config: BlipConfig, source: str) -> Non
             raise ValueError(f"{source} has {name} {theirs}; config.model.{name} is {ours}")
 
 
-def open_sources(sources: ConfigDict) -> list[Source]:
+def open_sources(sources: ConfigDict, reader: Reader) -> list[Source]:
     """The sources that have a place; see configs/pretrain.py.
 
     Raises:
       ValueError: none has.
     """
     opened = [
-        Source(open_records(s.place, s.image_root), s.weight or None, s.parts)
+        Source(reader.open(s.place, s.image_root), s.weight or None, s.parts)
         for s in sources.values()
         if s.place
     ]
@@ -207,35 +241,11 @@ def open_sources(sources: ConfigDict) -> list[Source]:
     return opened
 
 
-def open_records(place: str, image_root: str) -> Sequence[Record]:
-    """Records with random access: ArrayRecord files, or one of BLIP's JSON lists.
-
-    Raises:
-      FileNotFoundError: nothing is there.
-      ValueError: another format, which `blip-jax data convert` carries over.
-    """
-    if place.endswith(".json"):
-        return read_json(place, image_root or None)
-    is_pattern = any(c in place for c in "*?[{")
-    files = storage.matching(place) if is_pattern else storage.list_files(place)
-    if any(name.endswith("/conversion.json") for name in files) and not any(
-        name.endswith("/manifest.json") for name in files
-    ):
-        raise ValueError(f"{place}: `blip-jax data convert` did not come to its end there")
-    if found := storage.with_suffix(files, *SUFFIXES):
-        return ArrayRecords(found)
-    if not files:
-        raise FileNotFoundError(f"{place}: nothing is there")
-    raise ValueError(
-        f"{place}: expected a .json list, or a folder or pattern of ArrayRecord files; "
-        "`blip-jax data convert` makes them of other data"
-    )
-
-
 def fit(
     run: Run,
     task: Task,
-    data: Records | Sequence[Source],
+    data: Sequence[Any] | Sequence[Source],
+    reader: Reader,
     tokenizer: Tokenizer,
     config: BlipConfig,
     start: Callable[[], Start],
@@ -247,8 +257,7 @@ def fit(
     settings, skips = run.config, Skips()
     batches = train_dataset(
         data,
-        tokenizer,
-        ImageTextOptions(image_size=config.vision.image_size, **settings.data.to_dict()),
+        reader,
         batch_size=settings.batch_size,
         seed=settings.seed,
         process_index=jax.process_index(),

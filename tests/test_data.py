@@ -13,7 +13,8 @@ from PIL import Image
 
 import blip_jax
 from blip_jax.data import augment, images, text
-from blip_jax.data.pipeline import ImageTextOptions, Skips, image_batches, train_dataset
+from blip_jax.data.examples import ImageText, ImageTextOptions, Skips
+from blip_jax.data.pipeline import image_batches, train_dataset
 from blip_jax.data.records import Records, read_all, read_json
 from blip_jax.tokenizer import Tokenizer
 
@@ -293,7 +294,11 @@ def test_random_augment_leaves_a_quarter_and_more_untouched():
 def test_batch_has_the_promised_arrays(tmp_path, tokenizer):
     options = dataclasses.replace(PLAIN, prompt="a picture of ")
     batch = next(
-        iter(train_dataset(make_rows(tmp_path, 6), tokenizer, options, batch_size=4, seed=0))
+        iter(
+            train_dataset(
+                make_rows(tmp_path, 6), ImageText(tokenizer, options), batch_size=4, seed=0
+            )
+        )
     )
     shapes = {name: (value.shape, str(value.dtype)) for name, value in batch.items()}
     assert shapes == {
@@ -312,7 +317,7 @@ def test_batch_has_the_promised_arrays(tmp_path, tokenizer):
 
 def test_epochs_are_whole_and_differ(tmp_path, tokenizer):
     records = make_rows(tmp_path, 12)
-    stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=1))
+    stream = iter(train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=1))
     epochs = [np.concatenate([b["image"][:, 0, 0, 0] for b in take(stream, 3)]) for _ in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert (epochs[0] != epochs[1]).any()
@@ -325,7 +330,11 @@ def test_seed_decides_the_stream_whatever_the_threads(tmp_path, tokenizer):
         return take(
             iter(
                 train_dataset(
-                    records, tokenizer, AUGMENTED, batch_size=4, seed=seed, threads=threads
+                    records,
+                    ImageText(tokenizer, AUGMENTED),
+                    batch_size=4,
+                    seed=seed,
+                    threads=threads,
                 )
             ),
             5,
@@ -340,7 +349,7 @@ def test_seed_decides_the_stream_whatever_the_threads(tmp_path, tokenizer):
 
 def test_captions_are_drawn_anew(tmp_path, tokenizer):
     records = make_rows(tmp_path, 4)
-    stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0))
+    stream = iter(train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=0))
     texts = {t for batch in take(stream, 6) for t in tokenizer.decode(batch["input_ids"])}
     assert texts == {"a dog", "a bird"}
 
@@ -350,7 +359,7 @@ def test_restored_state_continues_the_same_stream(tmp_path, tokenizer, stop):
     records = make_rows(tmp_path, 12, broken=(2, 9))
 
     def start():
-        return iter(train_dataset(records, tokenizer, AUGMENTED, batch_size=4, seed=5))
+        return iter(train_dataset(records, ImageText(tokenizer, AUGMENTED), batch_size=4, seed=5))
 
     stream = start()
     take(stream, stop)
@@ -369,8 +378,7 @@ def test_processes_split_each_global_batch(tmp_path, tokenizer):
             iter(
                 train_dataset(
                     records,
-                    tokenizer,
-                    AUGMENTED,
+                    ImageText(tokenizer, AUGMENTED),
                     batch_size=4,
                     seed=2,
                     process_index=i,
@@ -394,7 +402,9 @@ def test_processes_split_each_global_batch(tmp_path, tokenizer):
 def test_broken_images_are_left_out_counted_and_logged_once(tmp_path, tokenizer, caplog):
     records = make_rows(tmp_path, 9, broken=(3,))
     skips = Skips()
-    stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0, skips=skips))
+    stream = iter(
+        train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=0, skips=skips)
+    )
     with caplog.at_level(logging.WARNING):
         greys = {g for b in take(stream, 12) for g in b["image"][:, 0, 0, 0].tolist()}
     assert greys == set(range(9)) - {3}
@@ -405,7 +415,7 @@ def test_broken_images_are_left_out_counted_and_logged_once(tmp_path, tokenizer,
 
 def test_mostly_broken_images_stop_the_run(tmp_path, tokenizer):
     records = make_rows(tmp_path, 6, broken=(0, 1, 2, 3, 4, 5))
-    stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0))
+    stream = iter(train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=0))
     with pytest.raises(ValueError, match="More than half of [0-9]+ images could"):
         next(stream)
 
@@ -417,7 +427,7 @@ def test_flip_exchanges_the_words_with_the_image(tmp_path, tokenizer):
     rows = [{"image": "x.png", "caption": "the tree to the left"}] * 4
     options = dataclasses.replace(AUGMENTED, randaugment=False, crop_scale=(1.0, 1.0))
     records = read_json(write(tmp_path / "t.json", rows))
-    stream = iter(train_dataset(records, tokenizer, options, batch_size=4, seed=0))
+    stream = iter(train_dataset(records, ImageText(tokenizer, options), batch_size=4, seed=0))
     seen = set()
     for batch in take(stream, 10):
         words = tokenizer.decode(batch["input_ids"])
@@ -435,9 +445,11 @@ def test_long_captions_are_cut_and_counted_once(tmp_path, tokenizer):
     rows = [{"image": "x.png", "caption": caption} for caption in captions]
     skips = Skips()
     records = read_json(write(tmp_path / "t.json", rows))
-    stream = iter(train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0, skips=skips))
+    stream = iter(
+        train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=0, skips=skips)
+    )
     batch = take(stream, 5)[-1]
-    assert skips.counts == {"truncated_caption": 2}
+    assert skips.counts == {"truncated_text": 2}
     lengths = batch["attention_mask"].sum(1)
     last = batch["input_ids"][np.arange(4), lengths - 1]
     assert sorted(lengths) == [5, 12, 12, 12] and (last == tokenizer.sep_id).all()
@@ -446,16 +458,21 @@ def test_long_captions_are_cut_and_counted_once(tmp_path, tokenizer):
 def test_impossible_batches_are_refused(tmp_path, tokenizer):
     records = make_rows(tmp_path, 3)
     with pytest.raises(ValueError, match="3 records.*batch of 4"):
-        train_dataset(records, tokenizer, PLAIN, batch_size=4, seed=0)
+        train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=4, seed=0)
     with pytest.raises(ValueError, match="batch_size 3 .* 2 processes"):
-        train_dataset(records, tokenizer, PLAIN, batch_size=3, seed=0, process_count=2)
+        train_dataset(records, ImageText(tokenizer, PLAIN), batch_size=3, seed=0, process_count=2)
     with pytest.raises(ValueError, match="process_index 2"):
         train_dataset(
-            records, tokenizer, PLAIN, batch_size=2, seed=0, process_index=2, process_count=2
+            records,
+            ImageText(tokenizer, PLAIN),
+            batch_size=2,
+            seed=0,
+            process_index=2,
+            process_count=2,
         )
     options = dataclasses.replace(PLAIN, prompt="a picture of ", max_tokens=4)
     with pytest.raises(ValueError, match="prompt takes 4 of max_tokens 4"):
-        train_dataset(records, tokenizer, options, batch_size=2, seed=0)
+        train_dataset(records, ImageText(tokenizer, options), batch_size=2, seed=0)
 
 
 # evaluation batches

@@ -24,6 +24,11 @@ def place(root: Path, *names: str) -> None:
         (root / name).write_bytes(jpeg())
 
 
+def main_done(*argv: str) -> None:
+    """Runs a command, which must not fail."""
+    main(list(argv))
+
+
 def karpathy(split: str, number: int) -> dict:
     return {
         "filepath": "val2014",
@@ -92,6 +97,26 @@ def test_statements_of_nlvr2(tmp_path):
     place(tmp_path, "dev/dev-850-0-img0.png", "dev/dev-850-0-img1.png")
     (found,) = read_statements(save(tmp_path / "n.json", rows))
     assert found.label is False and found.images[0] == tmp_path / "dev/dev-850-0-img0.png"
+    assert found.uid == "dev-850-0-1"
+
+
+def test_statements_of_nlvr_are_split_by_sentence(shared, tmp_path, capsys):
+    source, out = str(shared / "nlvr1/dev.json"), str(tmp_path)
+    main_done("data", "annotations", source, "--of=nlvr", f"--out={out}")
+    main_done("data", "split", f"{out}/nlvr1_dev.json", "--by=sentence", f"--out={out}")
+    train, val = (
+        read_statements(tmp_path / f"nlvr1_dev_{side}.json", shared / "nlvr1")
+        for side in ("train", "val")
+    )
+    assert len(train) + len(val) == 989 and 0.1 < len(val) / 989 < 0.3
+    assert not {s.sentence for s in train} & {s.sentence for s in val}
+    for arguments, sentence in (
+        (["--by=picture"], 'row 0 has no field "picture"'),
+        (["--by=sentence", "--share=1.5"], "--share is 1.5"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["data", "split", f"{out}/nlvr1_dev.json", *arguments, f"--out={out}"])
+        assert stopped.value.code == 2 and sentence in capsys.readouterr().err
 
 
 def test_nocaps_with_captions_and_domains(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from corpora import jpeg
 
 from blip_jax.data.augment import TextNoise
-from blip_jax.data.examples import ImageTextOptions, Skips, draw_text
+from blip_jax.data.examples import ImageText, ImageTextOptions, Skips, draw_text
 from blip_jax.data.formats.array_record import ArrayRecords, Writer
 from blip_jax.data.mixture import Source, mixture
 from blip_jax.data.pipeline import move_state, train_dataset
@@ -97,7 +97,9 @@ def test_web_and_synthetic_texts_at_a_ratio():
 
 def stream_of(files, tokenizer, **options):
     options = {"batch_size": 8, "seed": 5, "threads": 2} | options
-    return iter(train_dataset([Source(ArrayRecords(files))], tokenizer, OPTIONS, **options))
+    return iter(
+        train_dataset([Source(ArrayRecords(files))], ImageText(tokenizer, OPTIONS), **options)
+    )
 
 
 def take(stream, count: int) -> list[dict]:
@@ -113,7 +115,7 @@ def assert_same(left: list[dict], right: list[dict]) -> None:
 def test_hosts_share_and_resume_on_another_number(tmp_path, tokenizer):
     files = [write(tmp_path / "x.array_record", 20, jpeg())]
     whole = take(stream_of(files, tokenizer), 8)
-    plain = train_dataset(ArrayRecords(files), tokenizer, OPTIONS, batch_size=8, seed=5)
+    plain = train_dataset(ArrayRecords(files), ImageText(tokenizer, OPTIONS), batch_size=8, seed=5)
     assert_same(take(iter(plain), 2), whole[:2])
     for count in (2, 4):
         hosts = [
@@ -156,7 +158,9 @@ def test_workers_load_resume_count_and_leave_jax_alone(tokenizer):
     def start(skips=None):
         data = [Source(Probe())]
         return iter(
-            train_dataset(data, tokenizer, OPTIONS, batch_size=4, seed=1, workers=2, skips=skips)
+            train_dataset(
+                data, ImageText(tokenizer, OPTIONS), batch_size=4, seed=1, workers=2, skips=skips
+            )
         )
 
     skips = Skips()
@@ -200,5 +204,7 @@ def test_text_noise_changes_the_share_it_is_asked_for():
 def test_text_noise_reaches_the_batch_as_mask_tokens(tmp_path, tokenizer):
     options = dataclasses.replace(OPTIONS, text_noise=TextNoise(mask=1.0), prompt="a ")
     records = [record(i, jpeg(i)) for i in range(4)]
-    batch = next(iter(train_dataset([Source(records)], tokenizer, options, batch_size=4, seed=0)))
+    batch = next(
+        iter(train_dataset([Source(records)], ImageText(tokenizer, options), batch_size=4, seed=0))
+    )
     assert (batch["input_ids"] == tokenizer.mask_id).sum(1).tolist() == [2] * 4

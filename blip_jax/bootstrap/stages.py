@@ -33,12 +33,11 @@ from blip_jax.files import Progress, write_json
 from blip_jax.metrics.classification import precision_recall_at, roc_auc
 from blip_jax.model import CaptionOptions, Model
 from blip_jax.models.blip import Blip
-from blip_jax.tasks import caption, retrieval
+from blip_jax.tasks import caption, retrieval, trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.loop import Run
-from blip_jax.train.state import Task
-from blip_jax.training import Start, claim, fit, initial, make_task, model_config
+from blip_jax.training import Start, claim, fit, initial, model_config, open_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -56,40 +55,40 @@ class Loop:
     def stage(
         self,
         name: str,
+        task: str,
         settings: ConfigDict,
-        task: Task,
         records: Records,
         start: Callable[[], Start],
     ) -> Model:
         """Trains one model of the loop, or opens it where it is already finished."""
         run = Run(RunFolder(str(self.workdir / name)), name, settings)
-        return fit(run, task, records, self.tokenizer, self.model_config, start)
+        module, model = trainable(task), self.model_config
+        objective = module.objective(Blip(model), settings)
+        reader = module.reader(self.tokenizer, model, settings.data)
+        return fit(run, objective, records, reader, self.tokenizer, model, start)
 
     def initial(self) -> Start:
         """Where pre-training starts."""
-        return initial(self.model_config, self.config.seed, self.config.init)
+        config = self.config
+        found = open_checkpoint(config.init.checkpoint, config.model)
+        return initial(self.model_config, config.seed, config.init, found)
 
     def pretrain(self, name: str, records: Records) -> Model:
         """Pre-training of one round, from scratch: the paper's Table 13 found no better start."""
         settings = self.config.pretrain
-        task = self.task("pretrain", settings)
-        return self.stage(f"{name}/pretrain", settings, task, records, self.initial)
+        return self.stage(f"{name}/pretrain", "pretrain", settings, records, self.initial)
 
     def captioner(self, name: str, base: Model) -> Model:
         """LM on the clean set."""
         settings, clean = self.config.captioner, self.sources.clean
-        task = self.task("caption", settings)
-        return self.stage(f"{name}/captioner", settings, task, clean, lambda: Start(base.params))
+        begin = Start(base.params)
+        return self.stage(f"{name}/captioner", "caption", settings, clean, lambda: begin)
 
     def filter(self, name: str, base: Model) -> Model:
         """ITC + ITM on the clean set, apart from the captioner (paper Table 4)."""
         settings, clean = self.config.filter, self.sources.clean
-        task = self.task("retrieval", settings)
-        return self.stage(f"{name}/filter", settings, task, clean, lambda: Start(base.params))
-
-    def task(self, name: str, settings: ConfigDict) -> Task:
-        """The objective of a stage."""
-        return make_task(name, Blip(self.model_config), settings)
+        begin = Start(base.params)
+        return self.stage(f"{name}/filter", "retrieval", settings, clean, lambda: begin)
 
     def score(self, name: str, captioner: Model, matcher: Model) -> list[dict[str, Any]]:
         """CapFilt's passes over the whole web set."""

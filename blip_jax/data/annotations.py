@@ -23,6 +23,7 @@ class Question:
     Attributes:
       answers: as people gave them, repeated ones included; empty where they are not published.
       dataset: "vqa" or "vg".
+      answer_type: "yes/no", "number" or "other"; "" where it is not published.
     """
 
     question_id: int | str
@@ -30,6 +31,12 @@ class Question:
     question: str
     answers: tuple[str, ...]
     dataset: str = "vqa"
+    answer_type: str = ""
+
+    @property
+    def uid(self) -> str:
+        """Names the row."""
+        return f"question {self.question_id}"
 
     def weights(self) -> dict[str, float]:
         """Each answer's weight in the training loss: its share of people; 0.2 of VG's one."""
@@ -41,15 +48,37 @@ class Question:
 
 @dataclass(frozen=True)
 class Statement:
-    """A sentence about two images, left and right, and whether it is true."""
+    """A sentence about two images, left and right.
+
+    Attributes:
+      label: whether it is true; None where that is not published.
+      uid: names the row: the publisher's `identifier`, else its place in the list.
+    """
 
     images: tuple[Path, Path]
     sentence: str
-    label: bool
+    label: bool | None
+    uid: str = ""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image, a text that goes with it (or ""), and the name of their class."""
+
+    image: Path
+    text: str
+    label: str
+
+    @property
+    def uid(self) -> str:
+        """Names the row."""
+        return f"{self.image}: {self.text}"
 
 
 def read_questions(path: str | Path, image_root: str | Path | None = None) -> list[Question]:
-    """Reads `[{"question_id", "image", "question", "answer"?: text or texts, "dataset"?}, ...]`.
+    """Reads `[{"question_id", "image", "question", "answer"?: text or texts}, ...]`.
+
+    Rows may have "dataset" and "answer_type" too; see `Question`.
 
     Raises:
       FileNotFoundError: no such file, or an image that is not there.
@@ -64,13 +93,14 @@ def read_questions(path: str | Path, image_root: str | Path | None = None) -> li
             _field(path, number, row, "question", str),
             _answers(path, number, row),
             str(row.get("dataset", "vqa")),
+            str(row.get("answer_type", "")),
         )
         for number, row in enumerate(rows)
     ]
 
 
 def read_statements(path: str | Path, image_root: str | Path | None = None) -> list[Statement]:
-    """Reads `[{"images": [left, right], "sentence", "label": "True" or "False"}, ...]`.
+    """Reads `[{"images": [left, right], "sentence", "label"?: "True" or "False", "identifier"?}]`.
 
     Raises:
       FileNotFoundError: no such file, or an image that is not there.
@@ -82,13 +112,33 @@ def read_statements(path: str | Path, image_root: str | Path | None = None) -> l
         names = _field(path, number, row, "images", list)
         if len(names) != 2 or not all(isinstance(name, str) for name in names):
             raise _error(path, number, "images", "two strings")
-        label = str(row.get("label")).lower()
-        if label not in ("true", "false"):
+        label = str(row.get("label", "")).lower()
+        if label not in ("true", "false", ""):
             raise _error(path, number, "label", '"True" or "False"')
         left, right = (_image(path, number, root, name) for name in names)
         sentence = _field(path, number, row, "sentence", str)
-        found.append(Statement((left, right), sentence, label == "true"))
+        true = label == "true" if label else None
+        uid = str(row.get("identifier", f"{Path(path).stem}/{number}"))
+        found.append(Statement((left, right), sentence, true, uid))
     return found
+
+
+def read_labelled(path: str | Path, image_root: str | Path | None = None) -> list[Labelled]:
+    """Reads `[{"image", "label", "text"?}, ...]`.
+
+    Raises:
+      FileNotFoundError: no such file, or an image that is not there.
+      ValueError: not such a list; the row and field are named.
+    """
+    root = _root(path, image_root)
+    return [
+        Labelled(
+            _image(path, number, root, _field(path, number, row, "image", str)),
+            _field(path, number, {"text": ""} | row, "text", str),
+            _field(path, number, row, "label", str),
+        )
+        for number, row in enumerate(_rows(path))
+    ]
 
 
 def _rows(path: str | Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Batches of image-text pairs: shuffled and endless for training, in order for evaluation."""
+"""Batches of rows: shuffled and endless for training, in order for evaluation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from hashlib import blake2b
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 import grain
 import numpy as np
 from absl import flags
 
-from blip_jax.data.examples import Example, ExampleReader, ImageTextOptions, Skips
+from blip_jax.data.examples import Example, Examples, Reader, Skips
 from blip_jax.data.images import ImageError, open_image, resize_square, to_array
 from blip_jax.data.mixture import Source, mixture
-from blip_jax.data.record import Record
-from blip_jax.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +29,8 @@ Batch = dict[str, Any]
 
 
 def train_dataset(
-    data: Sequence[Record] | Sequence[Source],
-    tokenizer: Tokenizer,
-    options: ImageTextOptions,
+    data: Sequence[Any] | Sequence[Source],
+    reader: Reader,
     *,
     batch_size: int,
     seed: int,
@@ -47,12 +44,12 @@ def train_dataset(
 
     The order and the augmentation of the whole stream depend on `seed` alone; process p reads
     the p-th of process_count equal parts of every batch, so that the whole batch is the same
-    for any number of them. One text is drawn for a record each time it comes up.
-    The iterator's get_state and set_state resume the stream exactly. A record whose image
-    cannot be read is left out, counted in `skips` and logged once.
+    for any number of them. The iterator's get_state and set_state resume the stream exactly. A
+    row whose picture cannot be read is left out, counted in `skips` and logged once.
 
     Args:
-      data: records, or sources that are mixed.
+      data: rows, or sources that are mixed.
+      reader: what makes an example of a row.
       batch_size: rows of the batch over all processes; each gets batch_size / process_count.
       seed: 0 to 2**32 - 1.
       threads: that decode images; 0 decodes in the caller's, fastest for tiny images.
@@ -61,10 +58,8 @@ def train_dataset(
         them batches the same rows in another way.
 
     Returns:
-      A dataset of dicts, with B = batch_size / process_count: image uint8 [B, S, S, 3];
-      input_ids and attention_mask int32 [B, T]; image_index int32 [B], not negative, equal for
-      rows of one image_id; uid_hash uint32 [B]; and prompt_length int32 [B], the tokens before
-      the caption, the first token included.
+      A dataset of dicts: the reader's arrays, stacked to [B, ...] with B = batch_size /
+      process_count.
 
     Raises:
       ValueError: fewer records than batch_size, or batch_size that the processes cannot share;
@@ -77,22 +72,22 @@ def train_dataset(
             f"batch_size {batch_size} cannot be shared equally by {process_count} processes."
         )
     mixed = len(data) > 0 and isinstance(data[0], Source)
-    sources = cast(list[Source], list(data) if mixed else [Source(cast(Sequence[Record], data))])
+    sources = cast(list[Source], list(data) if mixed else [Source(cast(Sequence[Any], data))])
     total = sum(len(source.records) for source in sources)
     if total < batch_size:
         raise ValueError(f"{total} records cannot fill one batch of {batch_size}.")
     skips = Skips() if skips is None else skips
     local_size = batch_size // process_count
-    reader = ExampleReader(options, skips, total)
+    examples = Examples(reader, skips, total)
     # Slicing the endless stream, not the records, keeps processes in the same epoch.
-    rows = mixture(sources, seed).seed(seed).random_map(reader)
+    rows = mixture(sources, seed).seed(seed).random_map(examples)
     rows = _Share(rows, local_size, process_index, process_count)
     threads = 0 if workers else threads
     read_options = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(threads, 2 * local_size)
     )
     batches = rows.to_iter_dataset(read_options).batch(
-        local_size, drop_remainder=True, batch_fn=_collator(tokenizer, options, skips)
+        local_size, drop_remainder=True, batch_fn=_collator(skips)
     )
     if workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers ask for its flags
@@ -148,9 +143,21 @@ def _receive(batch: Batch, skips: Skips) -> Batch:
     return batch
 
 
+class Pictured(Protocol):
+    """A row with one image."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def image(self) -> Path | str | bytes: ...
+
+
+Row = TypeVar("Row", bound=Pictured)
+
+
 def image_batches(
-    records: Sequence[Record], size: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, list[str], list[Record]]]:
+    records: Sequence[Row], size: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, list[str], list[Row]]]:
     """Every record's image once, in order, squashed to size x size, never augmented.
 
     Yields:
@@ -168,7 +175,7 @@ def image_batches(
             yield np.stack(pixels), [s for _, s in rows], chosen + chosen[-1:] * padding
 
 
-def _read_square(record: Record, size: int) -> tuple[np.ndarray, str]:
+def _read_square(record: Pictured, size: int) -> tuple[np.ndarray, str]:
     try:
         return to_array(resize_square(open_image(record.image), size)), "ok"
     except ImageError as error:
@@ -176,39 +183,9 @@ def _read_square(record: Record, size: int) -> tuple[np.ndarray, str]:
         return np.zeros((size, size, 3), np.uint8), str(error)
 
 
-def _collator(
-    tokenizer: Tokenizer, options: ImageTextOptions, skips: Skips
-) -> Callable[[Sequence[Example]], Batch]:
-    # The prompt's tokens with the first one; [SEP], which `count` includes, comes later.
-    prompt_length = tokenizer.count([options.prompt])[0] - 1
-    if prompt_length >= options.max_tokens:
-        raise ValueError(
-            f"The prompt takes {prompt_length} of max_tokens {options.max_tokens}, "
-            "which leaves no room for a caption."
-        )
-
+def _collator(skips: Skips) -> Callable[[Sequence[Example]], Batch]:
     def collate(examples: Sequence[Example]) -> Batch:
-        texts = [example.text for example in examples]
-        ids, mask = tokenizer.encode(texts, max_length=options.max_tokens)
-        full = np.flatnonzero(mask[:, -1]).tolist()
-        for row, count in zip(full, tokenizer.count([texts[row] for row in full]), strict=False):
-            if count > options.max_tokens:
-                skips.add("truncated_caption", examples[row].record.uid)
-        records = [example.record for example in examples]
-        batch: Batch = {
-            "image": np.stack([example.image for example in examples]),
-            "input_ids": ids,
-            "attention_mask": mask,
-            "image_index": np.array([_hash(r.image_id) & 0x7FFFFFFF for r in records], np.int32),
-            "uid_hash": np.array([_hash(r.uid) for r in records], np.uint32),
-            "prompt_length": np.full(len(examples), prompt_length, np.int32),
-            _SKIPPED: skips.hand_over(),
-        }
-        return batch
+        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        return batch | {_SKIPPED: skips.hand_over()}
 
     return collate
-
-
-def _hash(name: str) -> int:
-    """32 bits, the same on every host and in every run."""
-    return int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "little")

@@ -38,7 +38,7 @@ def vqa(files: Sequence[str]) -> Lists:
         raise ValueError(f"{files[0]}: expected train2014, val2014 or test2015 in its name.")
     wanted = "questions.json and annotations.json"
     questions, *answers = _read(files, wanted, "questions", "annotations", least=1)
-    known = {a["question_id"]: [x["answer"] for x in a["answers"]] for a in (answers or [[]])[0]}
+    known = {a["question_id"]: a for a in (answers or [[]])[0]}
     rows = []
     for row in questions:
         found = {
@@ -48,7 +48,10 @@ def vqa(files: Sequence[str]) -> Lists:
             "dataset": "vqa",
         }
         if answers:
-            found["answer"] = known[row["question_id"]]
+            said = known[row["question_id"]]
+            found["answer"] = [person["answer"] for person in said["answers"]]
+            if "answer_type" in said:
+                found["answer_type"] = said["answer_type"]
         rows.append(found)
     return {f"vqa_{split.rstrip('0123456789')}": rows}
 
@@ -80,8 +83,24 @@ def nlvr2(files: Sequence[str]) -> Lists:
         name = row["identifier"].rpartition("-")[0]
         folder = f"images/train/{row['directory']}" if split == "train" else split
         images = [f"{folder}/{name}-img{side}.png" for side in (0, 1)]
-        rows.append({"images": images, "sentence": row["sentence"], "label": row["label"]})
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": images} | kept)
     return {f"nlvr_{storage.stem(files[0]).removesuffix('1')}": rows}
+
+
+def nlvr(files: Sequence[str]) -> Lists:
+    """NLVR 1.0's JSON lines of a split: train.json, dev.json or test.json.
+
+    A sentence is true of its picture in whatever order the three boxes come, so that the first
+    two orders stand for the two images.
+    """
+    split, rows = storage.stem(files[0]), []
+    for line in _text(files[0]).splitlines():
+        row = json.loads(line)
+        place = f"images/{row['directory']}/{split}-{row['identifier']}"
+        kept = {key: row[key] for key in ("sentence", "label", "identifier") if key in row}
+        rows.append({"images": [f"{place}-{order}.png" for order in (0, 1)]} | kept)
+    return {f"nlvr1_{split}": rows}
 
 
 def nocaps(files: Sequence[str]) -> Lists:
@@ -106,7 +125,7 @@ def msrvtt(files: Sequence[str]) -> Lists:
 
 
 PUBLISHERS: dict[str, Callable[[Sequence[str]], Lists]] = {
-    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nocaps, msrvtt)
+    f.__name__: f for f in (coco, flickr30k, vqa, vg, nlvr2, nlvr, nocaps, msrvtt)
 }
 
 

@@ -6,7 +6,7 @@ import re
 
 _PUNCTUATION = re.compile(r"([.!\"()*#:;~])")
 _SPACES = re.compile(r"\s{2,}")
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDE = re.compile(r"\b(left|right)(?=(most)?\b)", re.IGNORECASE)
 
 
 def pre_caption(caption: str, max_words: int = 30) -> str:
@@ -23,6 +23,11 @@ def pre_question(question: str, max_words: int = 30) -> str:
 def swap_left_right(text: str) -> str:
     """Exchanges the words left and right, for a mirrored image; case of the first letter stays."""
     return _SIDE.sub(_other_side, text)
+
+
+def names_side(text: str) -> bool:
+    """Whether `swap_left_right` would change it."""
+    return _SIDE.search(text) is not None
 
 
 def _first_words(text: str, max_words: int) -> str:

@@ -64,3 +64,14 @@ class NlvrResult:
 
     def __str__(self) -> str:
         return str(self.label)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassResult:
+    """The class of an image with a text, and how probable each class is, the best first."""
+
+    label: str
+    probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.label

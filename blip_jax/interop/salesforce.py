@@ -97,7 +97,12 @@ def export_salesforce(
     With `memory`, as `import_salesforce` gives it or training keeps it, momentum encoders and
     queues too; with `unread` what the import found no place for. Values are views of the
     parameters where they can be.
+
+    Raises:
+      ValueError: the original has no model of the task.
     """
+    if config.task in ("visdial", "classify"):
+        raise ValueError(f"the original has no model of task {config.task!r} to write it as")
     state = fused(write_params(params, config.task))
     if memory is not None:
         state |= write_memory(memory, state, config.task)

@@ -19,6 +19,8 @@ fine-tuned for one task holds less, and a text tree of one role has plain `atten
     retrieval               vision, text, vision_proj, text_proj, itm_head, temperature
     vqa                     vision, text (of the question), text_decoder (with lm_head)
     nlvr                    vision, text (see `blip_jax.models.nlvr`), nlvr_head/ hidden, out
+    visdial                 vision, text, itm_head, and caption_proj where the towers' widths differ
+    classify                vision, text, class_head/ hidden, out
 """
 
 import dataclasses
@@ -93,6 +95,11 @@ def linear(params: Params, x: jax.Array) -> jax.Array:
     """x [..., I] -> [..., O] in float32: the heads are small and feed losses."""
     y = x.astype(jnp.float32) @ params["kernel"]
     return y + params["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def head(params: Params, x: jax.Array) -> jax.Array:
+    """A head of two layers: x [..., I] -> [..., O] in float32."""
+    return linear(params["out"], jax.nn.relu(linear(params["hidden"], x)))
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -188,8 +195,61 @@ class Blip:
         """Tokens of two images and a text each -> logits [B, 2], float32; class 1 is true."""
         args = (params["text"], input_ids, attention_mask, (left, right), rng)
         hidden = nlvr.encode(self.config, *args)
-        head = params["nlvr_head"]
-        return linear(head["out"], jax.nn.relu(linear(head["hidden"], hidden[:, 0])))
+        return head(params["nlvr_head"], hidden[:, 0])
+
+    def class_logits(
+        self,
+        params: Params,
+        image_tokens: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits [B, len(config.classes)], float32, of images with texts that begin with [ENC]."""
+        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
+        return head(params["class_head"], hidden[:, 0])
+
+    def dialog_source(
+        self,
+        params: Params,
+        image_tokens: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What a dialogue is about: an image's tokens, and after them its caption's.
+
+        The caption [B, T] begins with [CLS] and goes through the text encoder, on its own
+        (paper section 5.5, figure 5c).
+
+        Returns:
+          [B, S + T, W] and its padding mask, int [B, S + T].
+        """
+        view = encoder_view(params)
+        caption = self._encode(view, input_ids, attention_mask, None, rng)[0]
+        if "caption_proj" in params:
+            caption = linear(params["caption_proj"], caption)
+        seen = jnp.ones(image_tokens.shape[:2], attention_mask.dtype)
+        source = jnp.concatenate([image_tokens, caption.astype(image_tokens.dtype)], 1)
+        return source, jnp.concatenate([seen, attention_mask], 1)
+
+    def dialog_logits(
+        self,
+        params: Params,
+        source: jax.Array,
+        source_mask: jax.Array,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        rng: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits [B, 2], float32, of dialogues that begin with [ENC]; class 1: the answer is right.
+
+        The source and its mask are those of `dialog_source`.
+        """
+        view = encoder_view(params)
+        args = (view, input_ids, attention_mask, source, rng)
+        hidden = self._encode(*args, source_mask=source_mask)[0]
+        return linear(params["itm_head"], hidden[:, 0])
 
     def lm_logits(
         self,

@@ -23,6 +23,8 @@ def initial_params(config: BlipConfig, rng: jax.Array) -> Params:
         "retrieval": draw.retrieval,
         "vqa": draw.vqa,
         "nlvr": draw.nlvr,
+        "visdial": draw.visdial,
+        "classify": draw.classify,
     }[config.task]()
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x * scale if path[-1].key == "kernel" else x, tree
@@ -69,10 +71,25 @@ class Draw:
 
     def nlvr(self) -> Params:
         """An encoder of a text and two images."""
-        width = self.config.text.width
         text = nlvr.init_text(self.config, next(self.keys), self.text()["embeddings"])
-        head = {"hidden": self.linear(width, width), "out": self.linear(width, 2)}
-        return {"vision": self.vision(), "text": text, "nlvr_head": head}
+        return {"vision": self.vision(), "text": text, "nlvr_head": self.head(2)}
+
+    def visdial(self) -> Params:
+        """An encoder of dialogues and captions, and the head of ITM."""
+        image, width = self.config.vision.width, self.config.text.width
+        tree = {"vision": self.vision(), "text": self.text(), "itm_head": self.linear(width, 2)}
+        return tree if image == width else tree | {"caption_proj": self.linear(width, image)}
+
+    def classify(self) -> Params:
+        """An encoder of an image with a text, and a head of the classes.
+
+        Raises:
+          ValueError: the config names no classes.
+        """
+        if not self.config.classes:
+            raise ValueError("config.classes is empty: a model that classifies needs their names")
+        classes = len(self.config.classes)
+        return {"vision": self.vision(), "text": self.text(), "class_head": self.head(classes)}
 
     def vision(self) -> Params:
         c = self.config
@@ -100,6 +117,10 @@ class Draw:
             "itm_head": self.linear(c.text.width, 2),
             "temperature": jnp.float32(INITIAL_TEMPERATURE),
         }
+
+    def head(self, features: int) -> Params:
+        width = self.config.text.width
+        return {"hidden": self.linear(width, width), "out": self.linear(width, features)}
 
     def linear(self, width: int, features: int) -> Params:
         kernel = normal(next(self.keys), (width, features))

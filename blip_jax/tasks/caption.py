@@ -12,6 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from blip_jax import losses
+from blip_jax.config import BlipConfig
+from blip_jax.data.examples import ImageText, ImageTextOptions
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.record import Record
 from blip_jax.data.records import read_json
@@ -27,6 +29,19 @@ from blip_jax.model import ABILITIES, Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Memory
 from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
+from blip_jax.tokenizer import Tokenizer
+
+
+def objective(blip: Blip, settings: ConfigDict) -> "Caption":
+    """LM after the prompt."""
+    return Caption(blip)
+
+
+def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageText:
+    """Captions after the model's prompt; `data` holds the other `ImageTextOptions`."""
+    size, prompt = model.vision.image_size, model.conventions.prompt
+    options = ImageTextOptions(image_size=size, prompt=prompt, **data.to_dict())
+    return ImageText(tokenizer, options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,10 +3,25 @@
 import dataclasses
 
 import jax
+from ml_collections import ConfigDict
 
 from blip_jax import losses
-from blip_jax.models.blip import Params
+from blip_jax.config import BlipConfig
+from blip_jax.data.examples import ImageText, ImageTextOptions
+from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Contrastive, Memory
+from blip_jax.tokenizer import Tokenizer
+
+
+def objective(blip: Blip, settings: ConfigDict) -> "Pretrain":
+    """With the settings of `settings.objective`; see `Contrastive`."""
+    return Pretrain(Contrastive(blip, **settings.objective.to_dict()))
+
+
+def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageText:
+    """Image-text pairs; `data` holds the other `ImageTextOptions`."""
+    size = model.vision.image_size
+    return ImageText(tokenizer, ImageTextOptions(image_size=size, **data.to_dict()))
 
 
 @dataclasses.dataclass(frozen=True)

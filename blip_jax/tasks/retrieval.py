@@ -5,7 +5,10 @@ import functools
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from blip_jax.config import BlipConfig
+from blip_jax.data.examples import ImageText, ImageTextOptions
 from blip_jax.data.pipeline import image_batches
 from blip_jax.data.records import Records
 from blip_jax.data.text import pre_caption
@@ -17,6 +20,18 @@ from blip_jax.metrics.retrieval import retrieval_recall
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip, Params
 from blip_jax.tasks.contrastive import Batch, Contrastive, Memory
+from blip_jax.tokenizer import Tokenizer
+
+
+def objective(blip: Blip, settings: ConfigDict) -> "Retrieval":
+    """With the settings of `settings.objective`; see `Contrastive`."""
+    return Retrieval(Contrastive(blip, **settings.objective.to_dict()))
+
+
+def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageText:
+    """Image-text pairs; `data` holds the other `ImageTextOptions`."""
+    size = model.vision.image_size
+    return ImageText(tokenizer, ImageTextOptions(image_size=size, **data.to_dict()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,11 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
 
     "cosine" ends at the last step, "constant" stays, and "epoch" multiplies by
     `config.decay_rate` after every `config.epoch_steps`, as the original's pre-training does.
+    "cosine_epoch" moves along the cosine once in `config.epoch_steps`, without a warm-up, as its
+    fine-tuning does: the last epoch is still above the lowest rate.
 
     Raises:
-      ValueError: another decay, or "epoch" without the steps of one.
+      ValueError: another decay, or one by epochs without the steps of one.
     """
     warmup = min(config.warmup_steps, steps - 1)
     if config.decay == "cosine":
@@ -31,14 +33,18 @@ def schedule(config: ConfigDict, steps: int) -> optax.Schedule:
         )
     if config.decay == "constant":
         after = optax.constant_schedule(config.lr)
-    elif config.decay == "epoch" and config.epoch_steps > 0:
-        after = by_epoch(config, warmup)
-    elif config.decay == "epoch":
-        raise ValueError("optimizer.decay 'epoch' needs optimizer.epoch_steps above 0")
-    else:
+    elif config.decay not in ("epoch", "cosine_epoch"):
         raise ValueError(
-            f"optimizer.decay is {config.decay!r}; expected 'cosine', 'constant' or 'epoch'"
+            f"optimizer.decay is {config.decay!r}; expected 'cosine', 'constant', 'epoch' or "
+            "'cosine_epoch'"
         )
+    elif config.epoch_steps < 1:
+        raise ValueError(f"optimizer.decay {config.decay!r} needs optimizer.epoch_steps above 0")
+    elif config.decay == "cosine_epoch":
+        cosine = optax.warmup_cosine_decay_schedule(config.lr, config.lr, 0, steps, config.min_lr)
+        return lambda step: cosine(step // config.epoch_steps * config.epoch_steps)
+    else:
+        after = by_epoch(config, warmup)
     ramp = optax.linear_schedule(config.min_lr, config.lr, warmup)
     return optax.join_schedules([ramp, after], [warmup])
 
