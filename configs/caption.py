@@ -35,4 +35,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.caption = ConfigDict(
         {"method": "beam", "num_beams": 3, "min_new_tokens": 1, "max_new_tokens": 16}
     )
+    config.evaluate.synonyms = ""  # objects and their names, for CHAIR
     return config

@@ -119,6 +119,16 @@ def test_statements_of_nlvr_are_split_by_sentence(shared, tmp_path, capsys):
         assert stopped.value.code == 2 and sentence in capsys.readouterr().err
 
 
+def test_nocaps_with_captions_and_domains(tmp_path):
+    whole = {
+        "images": [{"id": 3, "file_name": "a.jpg", "domain": "out-domain"}],
+        "annotations": [{"image_id": 3, "caption": text} for text in ("a star", "a ring")],
+    }
+    path = save(tmp_path / "nocaps_val_4500_captions.json", whole)
+    (row,) = translate("nocaps", [path])["nocaps_val"]
+    assert row["caption"] == ["a star", "a ring"] and row["domain"] == "out-domain"
+
+
 def test_nocaps_and_msrvtt(tmp_path):
     info = {"images": [{"id": 3, "file_name": "0013.jpg", "domain": "near-domain"}]}
     path = save(tmp_path / "nocaps_val_image_info.json", info)

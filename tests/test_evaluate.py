@@ -191,7 +191,7 @@ NOCAPS = [{"image": "0.jpg", "img_id": 0, "caption": "a star"}]
         ("nocaps", [{"img_id": 1}], 'row 0: field "image" must be a string'),
         ("nocaps", [*NOCAPS, {"image": "1.jpg", "img_id": 1}], "row 1: .* every row or in none"),
         ("nocaps", [{**NOCAPS[0], "domain": "far"}], "row 0: .*must be one of in-domain"),
-        ("nowhere", NOCAPS, "there is no blip_jax.tasks.nowhere"),
+        ("nowhere", NOCAPS, "no module blip_jax.tasks.nowhere"),
         ("contrastive", NOCAPS, "it has no evaluate"),
     ],
 )
