@@ -48,13 +48,13 @@ class Line:
             raise
 
 
-def questions(images: Path) -> list[Question]:
+def questions(images: Path, method: str) -> list[Question]:
     """Captions and matches of the pictures of a folder."""
     asked = []
     for file in sorted(images.glob("*"))[:48]:
         picture = base64.b64encode(file.read_bytes()).decode()
         for path, more in (
-            ("/v1/captions", {"method": "beam", "num_captions": 2}),
+            ("/v1/captions", {"method": method}),
             ("/v1/match", {"text": TEXTS}),
         ):
             asked.append((path, json.dumps({"image": picture, **more}).encode()))
@@ -136,7 +136,7 @@ def crowd(
 
 def load(args: argparse.Namespace) -> bool:
     """Many clients; nothing but 200 and 429, and everybody's own result."""
-    asked = questions(args.images)
+    asked = questions(args.images, args.method)
     found = crowd(args.url, asked, args.clients, args.seconds, alone(args.url, asked))
     print(json.dumps(found, indent=1))
     wrong = {key for key in found if ":" in key or key == "another's result"}
@@ -145,7 +145,7 @@ def load(args: argparse.Namespace) -> bool:
 
 def batch(args: argparse.Namespace) -> bool:
     """Captions a second of one client and of many; their ratio is what batches are worth."""
-    asked = [one for one in questions(args.images) if one[0] == "/v1/captions"]
+    asked = [one for one in questions(args.images, args.method) if one[0] == "/v1/captions"]
     expected = alone(args.url, asked)
     one, many = (
         crowd(args.url, asked, clients, args.seconds, expected) for clients in (1, args.clients)
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("what", choices=["load", "batch", "fuzz"])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures")
+    parser.add_argument("--method", choices=["beam", "greedy", "nucleus"], default="beam")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--count", type=int, default=2000)

@@ -110,6 +110,29 @@ def test_rows_that_nobody_waits_for_are_left_out():
     assert batches == [[8]]
 
 
+def test_batches_pay_where_a_run_costs_what_it_costs_whatever_its_rows():
+    program, _ = recorded(most=8)
+    slow = dataclasses.replace(program, run=lambda rows: time.sleep(0.02) or program.run(rows))
+
+    async def scenario(engine):
+        async def client(count):
+            for _ in range(count):
+                await engine.run(slow, [1])
+
+        def rate(start):
+            return 24 / (time.monotonic() - start)
+
+        start = time.monotonic()
+        await client(24)
+        one = rate(start)
+        start = time.monotonic()
+        await asyncio.gather(*(client(3) for _ in range(8)))
+        return one, rate(start)
+
+    one, many = served(scenario, slow, limits=dataclasses.replace(LIMITS, max_wait=0.004))
+    assert many > 3 * one
+
+
 def test_a_failing_batch_fails_alone():
     program, _ = recorded(work=lambda row: 1 // (row - 3))
 
