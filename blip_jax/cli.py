@@ -40,7 +40,7 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
-  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--texts=both|web|synthetic|best]
+  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--out=DIR] [--to=FORMAT]
       the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
   capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
       one page about a finished run
