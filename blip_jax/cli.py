@@ -40,6 +40,9 @@ USAGE = """usage: blip-jax COMMAND [flags]
   data annotations FILE... --of coco|flickr30k|vqa|vg|nlvr2|nocaps|msrvtt --out DIR
   data bench   [PLACE] [--step_time=SECONDS] [--batch_size=N] [--workers=N]
       image-text data: folders, JSON, CSV, parquet, tars, tfds:NAME/SPLIT, ArrayRecord
+  capfilt run CORPUS OUT --captioner M --filter M [--method=nucleus|beam|greedy]
+      [--num_captions=N] [--to=webdataset|parquet|json|array_record] [--shard=i/N|auto] [--lease=S]
+      captions and scores any corpus, in any number of processes; the same command carries on
   capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--out=DIR] [--to=FORMAT]
       the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
   capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
@@ -173,7 +176,9 @@ def run_data(argv: list[str]) -> None:
 
 
 def run_capfilt(argv: list[str]) -> None:
-    """blip-jax capfilt filter, report."""
+    """blip-jax capfilt run, filter, report."""
+    if argv[:1] == ["run"]:  # the others need no jax
+        compilation_cache()
     from blip_jax.cli_capfilt import run
 
     run(argv)

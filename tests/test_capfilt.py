@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from tiny import CONFIG, init_params
 
-from blip_jax.capfilt.score import CapFiltOptions, score_records
+from blip_jax.capfilt.chunks import score_records
+from blip_jax.capfilt.score import CapFiltOptions
 from blip_jax.capfilt.select import select, summary
 from blip_jax.data.records import read_json
 from blip_jax.model import CaptionOptions, Model, load, save
@@ -21,7 +22,6 @@ OPTIONS = CapFiltOptions(
     CaptionOptions(method="nucleus", num_captions=2, max_new_tokens=5),
     max_tokens=8,
     batch_size=4,
-    chunk_size=4,
 )
 
 
@@ -64,8 +64,8 @@ def test_every_row_comes_out_with_its_scores_or_its_reason(model, records, tmp_p
 
 
 def test_scores_depend_on_the_record_and_not_on_its_batch(model, records, tmp_path):
-    rows = score_records(records, model, model, tmp_path / "a", OPTIONS)
-    other = dataclasses.replace(OPTIONS, batch_size=3, chunk_size=100)
+    rows = score_records(records, model, model, tmp_path / "a", OPTIONS, chunk=4)
+    other = dataclasses.replace(OPTIONS, batch_size=3)
     for one, two in zip(
         rows, score_records(records, model, model, tmp_path / "b", other), strict=True
     ):
@@ -74,17 +74,17 @@ def test_scores_depend_on_the_record_and_not_on_its_batch(model, records, tmp_pa
 
 
 def test_a_killed_pass_ends_with_the_bytes_of_one_that_was_not(model, records, tmp_path):
-    score_records(records, model, model, tmp_path / "a", OPTIONS)
+    score_records(records, model, model, tmp_path / "a", OPTIONS, chunk=4)
 
     def die(done, total):
         if done == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_records(records, model, model, tmp_path / "b", OPTIONS, die)
+        score_records(records, model, model, tmp_path / "b", OPTIONS, die, chunk=4)
     (tmp_path / "b/00001.jsonl").unlink()
     (tmp_path / "b/00001.jsonl.partial").write_text('{"half a')
-    score_records(records, model, model, tmp_path / "b", OPTIONS)
+    score_records(records, model, model, tmp_path / "b", OPTIONS, chunk=4)
     for path in (tmp_path / "a").glob("*.jsonl"):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 

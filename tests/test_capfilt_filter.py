@@ -13,8 +13,10 @@ from test_import import imported_by
 
 from blip_jax.capfilt import nouns
 from blip_jax.capfilt.filter import compare, write_choice
+from blip_jax.capfilt.read import Row, Text
 from blip_jax.capfilt.rule import Rule, choose, counts
 from blip_jax.capfilt.scored import open_run
+from blip_jax.capfilt.table import schema, write_scores
 from blip_jax.capfilt.texts import read_texts
 from blip_jax.cli import main
 from blip_jax.data.corpus import open_corpus
@@ -96,6 +98,21 @@ def test_the_rule_is_the_plain_statement_of_it(root, rule):
     flat = [(row["uid"], text["text"]) for row in rows for text in row["texts"]]
     found = sorted(text for text, keep in zip(flat, kept, strict=True) if keep)
     assert found == plain_choice(rows, rule)
+
+
+def test_the_pass_and_the_filter_keep_the_same(tmp_path):
+    """What `capfilt run` writes and marks as kept is what the rule keeps at its threshold."""
+    assert schema() == SCHEMA
+    rng = np.random.default_rng(0)
+    scores = [None, *map(float, np.float32([0.7, 0.69999, 0.70001, *rng.random(20)]))]
+    rows = [Row("u", "k", "s", texts=[Text(t, "web", itm=x) for x in scores]) for t in ("a b", "")]
+    write_settings(tmp_path, ["a"])
+    write_shard(tmp_path, "a", pa.Table.from_pylist([], SCHEMA), rng)
+    write_scores(tmp_path / "scores/a.parquet", rows, 0.7)
+    (tmp_path / "scores/a_stats.json").write_text('{"rows": 2}')
+    texts, _ = read_texts([open_run(str(tmp_path))])
+    marked = [text["keep"] for row in all_rows(tmp_path) for text in row["texts"]]
+    assert choose(texts, Rule(0.7)).tolist() == marked and any(marked)
 
 
 @pytest.mark.parametrize("seed", range(4))

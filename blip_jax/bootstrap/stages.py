@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from blip_jax.bootstrap.report import write_report
 from blip_jax.bootstrap.sources import Sources, open_sources, open_tokenizer
-from blip_jax.capfilt.score import CapFiltOptions, score_records
+from blip_jax.capfilt.chunks import score_records
+from blip_jax.capfilt.score import CapFiltOptions
 from blip_jax.capfilt.select import select, summary
 from blip_jax.config import BlipConfig
 from blip_jax.data.records import Records, read_json

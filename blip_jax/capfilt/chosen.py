@@ -36,7 +36,7 @@ def chosen_corpus(run: ScoredRun, choice: Path) -> Corpus:
     if len(shards) < len(files):
         lost = sorted(files.keys() - {shard.name for shard in shards})
         raise ValueError(f"{corpus.place} has no shard {lost[0]!r} any more.")
-    return Corpus(storage.join(str(choice), "texts"), tuple(shards))
+    return dataclasses.replace(corpus, place=str(choice / "texts"), shards=tuple(shards))
 
 
 def chosen_rows(shard: Shard, file: Path) -> Iterator[Record | Skip]:

@@ -1,116 +1,146 @@
-"""CapFilt's two passes: the captioner writes, the filter scores (paper section 3.3)."""
+"""CapFilt's pass: the captioner writes, the filter scores (paper section 3.3). Rows in, rows out.
 
+`Scorer.units` is the one pass there is: over the shards of a corpus in `blip-jax capfilt run`,
+over chunks of records held in memory in `blip-jax bootstrap`.
+"""
+
+import contextlib
 import dataclasses
-import json
+import time
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from blip_jax.data.pipeline import image_batches
-from blip_jax.data.records import Record, Records
+from blip_jax.capfilt.read import Batch, End, Reader, Row, Text, ahead, text_length
+from blip_jax.data.record import Record, Skip
 from blip_jax.data.text import pre_caption
-from blip_jax.files import Progress, read_json_lines, silent, write_json, write_json_lines
 from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
-from blip_jax.inference.match import score_texts
-from blip_jax.model import Model
+from blip_jax.inference.embed import encode_images
+from blip_jax.inference.match import score_tokens
+from blip_jax.model import ABILITIES, Model
+
+BATCHES_AHEAD = 3  # decoded while the device is busy
+
+T = TypeVar("T")
+Seconds = dict[str, float]  # by stage: decode (waiting for images), caption, score, other
 
 
 @dataclasses.dataclass(frozen=True)
 class CapFiltOptions:
-    """Settings of the passes. They are written beside the scores; others refuse to resume them."""
+    """Settings of the pass. They are written beside the scores; others refuse to resume them."""
 
     caption: CaptionOptions
     seed: int = 0
-    max_tokens: int = 30  # of a scored text
+    max_tokens: int = 35  # of a scored text, as the original's ITM
     batch_size: int = 64  # images a compiled batch
-    chunk_size: int = 512  # images a file of scores, the unit that a killed run repeats
+    shared_tower: bool = False  # the captioner reads the image tokens of the filter
 
 
-def score_records(
-    records: Records,
-    captioner: Model,
-    matcher: Model,
-    folder: Path,
-    options: CapFiltOptions,
-    progress: Progress = silent,
-) -> list[dict[str, Any]]:
-    """Captions every image and scores its web text and every synthetic one.
+class Scorer:
+    """The two models, and what they are asked.
 
-    Chunks of records are finished files in `folder`; those that are there are not done again.
-    A record's captions depend on (seed, uid) alone, not on its batch.
-
-    Returns:
-      One row a record, in order: uid, image, image_id, status ("ok" or why the image could not
-      be read), web_text, web_itm, web_itc, and lists syn_text, syn_log_prob, syn_itm, syn_itc.
-
-    Raises:
-      ValueError: the folder holds scores made with other settings.
-      RuntimeError: the filter gives NaN.
+    A row's captions are drawn from (seed, uid). Batches have one shape and hold rows of one unit
+    alone, so a unit's rows are the same bytes wherever and whenever they are computed, on the
+    same kind of device and version of jax.
     """
-    claim(folder, options, len(records))
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(records), options.chunk_size):
-        path = folder / f"{start // options.chunk_size:05d}.jsonl"
-        if not path.exists():
-            chunk = records[start : start + options.chunk_size]
-            write_json_lines(path, score_chunk(chunk, captioner, matcher, options))
-        rows += read_json_lines(path)
-        progress(len(rows), len(records))
-    return rows
 
+    def __init__(self, captioner: Model, matcher: Model, options: CapFiltOptions):
+        """Raises ValueError: the models cannot do this, or not with one picture."""
+        for role, model, ability in (
+            ("captioner", captioner, "caption"),
+            ("filter", matcher, "match"),
+        ):
+            if ability not in ABILITIES[model.config.task]:
+                raise ValueError(f"the {role} is a {model.config.task} model: it cannot {ability}")
+        sizes = [model.config.vision.image_size for model in (captioner, matcher)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"the captioner sees {sizes[0]} pixels and the filter {sizes[1]}; "
+                "open both with one image_size"
+            )
+        if options.shared_tower and captioner.config.vision != matcher.config.vision:
+            raise ValueError("shared_tower needs a captioner and a filter with equal ViTs")
+        self.captioner, self.matcher, self.options = captioner, matcher, options
+        self.reader = Reader(matcher.tokenizer, sizes[0], options.batch_size, options.max_tokens)
 
-def claim(folder: Path, options: CapFiltOptions, total: int) -> None:
-    """Writes down what the scores in `folder` are made with, or checks that it is the same."""
-    settings = json.loads(json.dumps(dataclasses.asdict(options) | {"records": total}))
-    path = folder / "settings.json"
-    if not path.exists():
-        write_json(path, settings)
-        return
-    found = json.loads(path.read_text())
-    if found != settings:
-        differ = sorted(k for k in settings | found if settings.get(k) != found.get(k))
-        raise ValueError(
-            f"{folder} holds scores made with other settings ({', '.join(differ)}); "
-            "use another folder, or remove this one"
-        )
+    def units(
+        self, units: Iterable[tuple[T, Iterable[Record | Skip]]]
+    ) -> Iterator[tuple[T, list[Row], Seconds]]:
+        """Captions and scores the rows of each unit; the next are decoded meanwhile.
 
+        Yields:
+          The unit, a row for every row of it, in order, and where the time went.
 
-def score_chunk(
-    records: Sequence[Record], captioner: Model, matcher: Model, options: CapFiltOptions
-) -> list[dict[str, Any]]:
-    """The rows of `score_records` for a few records."""
-    rows: list[dict[str, Any]] = []
-    size = captioner.config.vision.image_size
-    for images, status, chosen in image_batches(records, size, options.batch_size):
-        keys = seed_keys([record_seed(options.seed, r.uid) for r in chosen])
-        captions, log_probs = write_captions(captioner, images, keys, options.caption)
-        texts = [
-            [pre_caption(r.captions[0]), *written]
-            for r, written in zip(chosen, captions, strict=True)
-        ]
-        itm, itc = score(matcher, images, texts, options.max_tokens)
-        for i, found in enumerate(status):
-            parts = (texts[i], log_probs[i], itm[i], itc[i])
-            rows.append(make_row(chosen[i], found, *parts))
-    return rows
+        Raises:
+          RuntimeError: the filter gives NaN.
+        """
+        start, seconds = time.perf_counter(), Counter[str]()
+        events = ahead(self.reader.read(units), BATCHES_AHEAD)
+        with contextlib.closing(events):  # type: ignore[type-var]
+            while True:
+                with clock(seconds, "decode"):
+                    event = next(events, None)
+                if isinstance(event, Batch):
+                    self._score(event, seconds)
+                elif isinstance(event, End):
+                    other = time.perf_counter() - start - seconds.total()
+                    yield event.unit, event.rows, {**seconds, "other": other}
+                    start, seconds = time.perf_counter(), Counter[str]()
+                else:
+                    return
 
+    def _score(self, batch: Batch, seconds: Counter[str]) -> None:
+        """Fills in the texts, scores and vectors of a batch's rows."""
+        options, matcher = self.options, self.matcher
+        uids = [row.uid for row in batch.rows]
+        uids += uids[-1:] * (len(batch.pixels) - len(uids))
+        keys = seed_keys([record_seed(options.seed, uid) for uid in uids])
+        pixels: Any = jax.device_put(batch.pixels)
+        seen = None
+        with clock(seconds, "caption"):
+            if options.shared_tower:
+                seen = encode_images(matcher.blip, matcher.on_device, pixels)
+            images = pixels if seen is None else seen[0]
+            captions, log_probs = write_captions(self.captioner, images, keys, options.caption)
+        with clock(seconds, "score"):
+            for row, written, values in zip(batch.rows, captions, log_probs, strict=False):
+                how = options.caption.method
+                pairs = zip(written, values, strict=True)
+                row.texts += [Text(t, "synthetic", how, float(p)) for t, p in pairs]
+            seen = seen or encode_images(matcher.blip, matcher.on_device, pixels)
+            self._match(batch, *seen)
 
-def score(
-    model: Model, images: np.ndarray, texts: list[list[str]], max_tokens: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """N texts an image -> ITM probabilities and ITC cosines [B, N]."""
-    flat = [text for row in texts for text in row]
-    ids, mask = model.tokenizer.encode(flat, max_length=max_tokens)
-    ids, mask = (x.reshape(len(texts), -1, max_tokens) for x in (ids, mask))
-    scores = score_texts(model.blip, model.on_device, images, ids, mask)
-    itm, itc = jax.device_get(scores)
-    if not (np.isfinite(itm).all() and np.isfinite(itc).all()):
-        raise RuntimeError("the filter gives scores that are no numbers: it has diverged")
-    return itm, itc
+    def _match(self, batch: Batch, tokens: jax.Array, vectors: jax.Array) -> None:
+        """Scores as many texts an image at a time as most have; rows with more take more rounds."""
+        slots = self.options.caption.num_captions + 1
+        rounds = -(-max(len(row.texts) for row in batch.rows) // slots)
+        for start in range(0, rounds * slots, slots):
+            parts = [row.texts[start : start + slots] for row in batch.rows]
+            self._match_round(parts, tokens, vectors)
+        for row, vector in zip(batch.rows, np.asarray(vectors), strict=False):
+            row.embedding = vector.astype(np.float16)
+
+    def _match_round(
+        self, parts: Sequence[Sequence[Text]], tokens: jax.Array, vectors: jax.Array
+    ) -> None:
+        model, slots = self.matcher, self.options.caption.num_captions + 1
+        texts = [[pre_caption(text.text) for text in part] for part in parts]
+        texts += [[]] * (len(tokens) - len(texts))
+        flat = [text for part in texts for text in [*part, *[""] * (slots - len(part))]]
+        length = text_length(model.tokenizer, flat, self.options.max_tokens)
+        ids, mask = model.tokenizer.encode(flat, max_length=length)
+        ids, mask = (x.reshape(-1, slots, length) for x in (ids, mask))
+        scores = score_tokens(model.blip, model.on_device, tokens, vectors, ids, mask)
+        itm, itc = jax.device_get(scores)
+        if not (np.isfinite(itm).all() and np.isfinite(itc).all()):
+            raise RuntimeError("the filter gives scores that are no numbers: it has diverged")
+        for part, *values in zip(parts, itm, itc, strict=False):
+            for text, *pair in zip(part, *values, strict=False):
+                text.itm, text.itc = map(float, pair)
 
 
 def record_seed(seed: int, uid: str) -> int:
@@ -118,29 +148,9 @@ def record_seed(seed: int, uid: str) -> int:
     return zlib.crc32(f"{seed}/{uid}".encode())
 
 
-def make_row(
-    record: Record,
-    status: str,
-    texts: list[str],
-    log_probs: np.ndarray,
-    itm: np.ndarray,
-    itc: np.ndarray,
-) -> dict[str, Any]:
-    """One line of the scores; an unreadable image keeps its place, without scores."""
-    row = {
-        "uid": record.uid,
-        "image": str(record.image),
-        "image_id": record.image_id,
-        "status": status,
-        "web_text": texts[0],
-    }
-    if status != "ok":
-        return row
-    return row | {
-        "web_itm": float(itm[0]),
-        "web_itc": float(itc[0]),
-        "syn_text": texts[1:],
-        "syn_log_prob": log_probs.tolist(),
-        "syn_itm": itm[1:].tolist(),
-        "syn_itc": itc[1:].tolist(),
-    }
+@contextlib.contextmanager
+def clock(seconds: Counter[str], stage: str) -> Iterator[None]:
+    """Adds what its block takes to a stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] += time.perf_counter() - start  # type: ignore[assignment]

@@ -17,7 +17,7 @@ def select(
     Web and synthetic texts are judged independently: an image keeps none, some or all.
 
     Args:
-      rows: of `score_records`.
+      rows: of `chunks.score_records`.
       captions: take synthetic texts at all (the captioner's half of CapFilt).
       filtering: drop texts whose ITM probability is under `threshold` (the filter's half).
     """

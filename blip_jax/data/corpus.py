@@ -17,9 +17,15 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Data in shards; a shard is the unit of work, and what is made of it is named from it."""
+    """Data in shards; a shard is the unit of work, and what is made of it is named from it.
+
+    Attributes:
+      place: where it lies.
+      form: webdataset, array_record, folder, parquet, jsonl, csv, tsv, json or tfds.
+    """
 
     place: str
+    form: str
     shards: tuple[Shard, ...]
 
     def rows(self) -> Iterator[Record | Skip]:
@@ -54,17 +60,17 @@ def open_corpus(
     source = storage.stem(root if storage.is_folder(place) else place) or "data"
     layout = Layout(source, root, image_root, image, caption)
     if place.startswith(tfds.PREFIX):
-        return _corpus(place, tfds.shards(place, layout))
+        return _corpus(place, "tfds", tfds.shards(place, layout))
     files = _files(place)
-    for module in (webdataset, array_record):
+    for form, module in (("webdataset", webdataset), ("array_record", array_record)):
         if found := storage.with_suffix(files, *module.SUFFIXES):
-            return _corpus(place, module.shards(found, layout))
+            return _corpus(place, form, module.shards(found, layout))
     # Beside images, .json files hold one image's fields each and parquet the downloader's log.
     if storage.with_suffix(files, *folder.IMAGES):
-        return _corpus(place, folder.shards(files, layout))
+        return _corpus(place, "folder", folder.shards(files, layout))
     for kind in tables.KINDS:
         if found := [f for f in files if tables.kind_of(f) == kind]:
-            return _corpus(place, tables.shards(found, layout))
+            return _corpus(place, kind, tables.shards(found, layout))
     raise ValueError(
         f"{place}: expected tars, ArrayRecord, parquet, JSON, CSV or TSV files, or images."
     )
@@ -87,8 +93,8 @@ def _files(place: str) -> list[str]:
     return files
 
 
-def _corpus(place: str, shards: list[Shard]) -> Corpus:
+def _corpus(place: str, form: str, shards: list[Shard]) -> Corpus:
     twice = [name for name, count in Counter(s.name for s in shards).items() if count > 1]
     if twice:
         raise ValueError(f"{place}: two files would make shards of the name {twice[0]!r}.")
-    return Corpus(place, tuple(shards))
+    return Corpus(place, form, tuple(shards))

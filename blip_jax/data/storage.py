@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import posixpath
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -123,9 +125,23 @@ def write_bytes(target: Path | str, content: bytes) -> None:
     if is_remote(target):
         filesystem(target).pipe_file(str(target), content)
         return
-    partial = Path(f"{target}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, target)
+    path = Path(target)
+    # A name of its own: several processes may write the same file at once.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_array(target: Path | str, array: Any) -> None:
+    """An array as .npy, whole or not at all."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(target, buffer.getvalue())
 
 
 def with_suffix(locations: Iterable[str], *suffixes: str) -> list[str]:

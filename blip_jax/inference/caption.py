@@ -49,7 +49,7 @@ def seed_keys(seeds: Sequence[int]) -> jax.Array:
 
 def write_captions(
     model: Trained,
-    pixels: np.ndarray,
+    images: np.ndarray | jax.Array,
     keys: jax.Array,
     options: CaptionOptions,
     prompts: Sequence[str] | None = None,
@@ -57,7 +57,7 @@ def write_captions(
     """Writes K captions for each of B images.
 
     Args:
-      pixels: [B, S, S, 3].
+      images: pixels [B, S, S, 3], or image tokens [B, S, W] of a tower that is shared.
       keys: typed keys [B], for nucleus sampling.
       prompts: one an image, instead of `options.prompt`.
 
@@ -69,10 +69,10 @@ def write_captions(
     """
     own = prompts is None and options.prompt is None
     prompt = model.config.conventions.prompt if own else options.prompt
-    chosen = [prompt or ""] * len(pixels) if prompts is None else prompts
+    chosen = [prompt or ""] * len(images) if prompts is None else prompts
     ids, lengths = encode_prompts(model, chosen, options.max_new_tokens)
     program = caption_program(model.blip, dataclasses.replace(options, prompt=None))
-    written = jax.device_get(program(model.on_device, pixels, ids, lengths, keys))
+    written = jax.device_get(program(model.on_device, images, ids, lengths, keys))
     lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
     texts = model.texts(np.concatenate([lead, written.tokens], -1))
     if own:
@@ -100,7 +100,7 @@ def encode_prompts(
 
 @functools.lru_cache(maxsize=32)
 def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., generation.Generated]:
-    """The jitted program (params, pixels, prompt, prompt_length, keys) -> Generated."""
+    """The jitted program (params, images, prompt, prompt_length, keys) -> Generated."""
     text = blip.config.text
     common: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
@@ -113,12 +113,12 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
     @jax.jit
     def program(
         params: Params,
-        pixels: jax.Array,
+        images: jax.Array,
         prompt: jax.Array,
         prompt_length: jax.Array,
         keys: jax.Array,
     ) -> generation.Generated:
-        tokens = blip.image_tokens(params, pixels)
+        tokens = images if images.ndim == 3 else blip.image_tokens(params, images)
         logits, cross, cache = blip.prefill(
             params, tokens, prompt, prompt_length, options.max_new_tokens
         )

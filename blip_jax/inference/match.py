@@ -19,17 +19,27 @@ from blip_jax.models.blip import Blip, Params
 def score_texts(
     blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Images [B, S, S, 3] with N texts each [B, N, T] -> ITM probability and ITC cosine [B, N].
+    """Images [B, S, S, 3] with N texts each [B, N, T] -> ITM probability and ITC cosine [B, N]."""
+    return score_tokens(blip, params, *encode_images(blip, params, pixels), ids, mask)
 
-    The image tower runs once an image, whatever N.
+
+@functools.partial(jax.jit, static_argnums=0)
+def score_tokens(
+    blip: Blip,
+    params: Params,
+    tokens: jax.Array,
+    image: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The same of what `encode_images` made of the images: tokens [B, S, W], vectors [B, E].
+
+    Cross-attention keys and values are computed once an image, whatever N.
     """
     rows, texts, length = ids.shape
-    tokens = blip.image_tokens(params, pixels)
-    flat_ids, flat_mask = ids.reshape(-1, length), mask.reshape(-1, length)
-    image = blip.image_embeds(params, tokens)
-    text = blip.text_embeds(params, flat_ids, flat_mask).reshape(rows, texts, -1)
-    owners = jnp.repeat(jnp.arange(rows), texts)
-    itm = match_probability(blip, params, tokens, owners, flat_ids, flat_mask)
+    ids, mask = ids.reshape(-1, length), mask.reshape(-1, length)
+    text = blip.text_embeds(params, ids, mask).reshape(rows, texts, -1)
+    itm = itm_probability(blip, params, tokens, ids, mask)
     return itm.reshape(rows, texts), jnp.einsum("be,bne->bn", image, text)
 
 
@@ -44,11 +54,21 @@ def match_probability(
 ) -> jax.Array:
     """ITM probability float32 [P] of texts [P, T], each with the image `owners` [P] says.
 
-    tokens are those of B images [B, S, W]. What stands first in the texts does not matter.
+    tokens are those of B images [B, S, W].
+    """
+    return itm_probability(blip, params, tokens[owners], ids, mask)
+
+
+def itm_probability(
+    blip: Blip, params: Params, tokens: jax.Array, ids: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """ITM probability float32 [P] of texts [P, T], as many for each of the images [B, S, W].
+
+    What stands first in the texts does not matter.
     """
     text = blip.config.text
     first = {"enc": text.enc_id, "cls": text.cls_id}[blip.config.conventions.match_first]
-    logits = blip.match_logits(params, tokens[owners], ids.at[:, 0].set(first), mask)
+    logits = blip.match_logits(params, tokens, ids.at[:, 0].set(first), mask)
     return jax.nn.softmax(logits)[:, 1]
 
 

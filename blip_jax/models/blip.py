@@ -157,7 +157,11 @@ class Blip:
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
     ) -> jax.Array:
-        """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC]."""
+        """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC].
+
+        Of N times as many texts as images, the first N belong to the first image, and so on; its
+        cross-attention keys and values are computed once.
+        """
         hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
         return linear(params["itm_head"], hidden[:, 0])
 

@@ -70,12 +70,16 @@ class TextBlock(nn.Module):
         mask: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, T, W], source [B, S, W'], masks -> x, self-attention keys and values."""
+        """x [B * N, T, W], source [B, S, W'], masks -> x, self-attention keys and values.
+
+        N texts of an image stand together, and read its keys and values as one long text would.
+        """
         x, keys_values = self.self_attend(x, mask)
         if source is not None:
             cross = self.cross_attention.keys_values(source)
-            h = self.attend(self.cross_attention, x, cross, source_mask)
-            x = self.add(self.cross_attention, x, h)
+            together = x.reshape(source.shape[0], -1, x.shape[-1])
+            h = self.attend(self.cross_attention, together, cross, source_mask)
+            x = self.add(self.cross_attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:

@@ -54,21 +54,39 @@ def samples(
     members: Iterable[tar.Member | tar.Damage],
 ) -> Iterator[tuple[str, dict[str, bytes]] | tar.Damage]:
     """Neighbouring files that share the name up to the first dot, as {suffix: content}."""
+    for group in groups(members):
+        if isinstance(group, tar.Damage):
+            yield group
+        else:
+            key, found = group
+            yield key, {_split(member)[1].lower(): member.content for member in found}
+
+
+def groups(
+    members: Iterable[tar.Member | tar.Damage],
+) -> Iterator[tuple[str, list[tar.Member]] | tar.Damage]:
+    """The same as the files themselves."""
     key = ""
-    parts: dict[str, bytes] = {}
+    found: list[tar.Member] = []
     for member in members:
         if isinstance(member, tar.Damage):
             yield member
             continue
-        folder, slash, name = member.name.rpartition("/")
-        stem, _, suffix = name.partition(".")
-        if (found := folder + slash + stem) != key:
-            if parts:
-                yield key, parts
-            key, parts = found, {}
-        parts[suffix.lower()] = member.content
-    if parts:
-        yield key, parts
+        stem = _split(member)[0]
+        if stem != key:
+            if found:
+                yield key, found
+            key, found = stem, []
+        found.append(member)
+    if found:
+        yield key, found
+
+
+def _split(member: tar.Member) -> tuple[str, str]:
+    """a/b.syn.json -> a/b, syn.json"""
+    folder, slash, name = member.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return folder + slash + stem, suffix
 
 
 def to_record(uid: str, key: str, parts: Mapping[str, bytes], layout: Layout) -> Record | Skip:
@@ -112,8 +130,11 @@ class Writer:
         self._archive = tarfile.open(path, "w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._keys: set[str] = set()
 
-    def write(self, record: Record, image: bytes, form: str) -> None:
-        """Adds a record; `form` is what the image bytes are: jpg, png or webp."""
+    def write(
+        self, record: Record, image: bytes, form: str, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds a record; `form` is what the image bytes are: jpg, png or webp. `more` is what
+        KEY.syn.json tells besides."""
         key = self._key(record)
         fields: dict[str, Any] = {**record.extra, "uid": record.uid, "image_id": record.image_id}
         fields |= {"captions": list(record.captions), "source": record.source, "key": key}
@@ -122,8 +143,8 @@ class Writer:
         if record.captions:
             tar.add(self._archive, f"{key}.txt", record.captions[0].encode())
         tar.add(self._archive, f"{key}.json", to_json(fields))
-        if record.synthetic:
-            written = {SYNTHETIC: list(record.synthetic)}
+        if record.synthetic or more:
+            written = {SYNTHETIC: list(record.synthetic), **(more or {})}
             tar.add(self._archive, f"{key}.syn.json", to_json(written))
 
     def close(self) -> None:
