@@ -106,7 +106,7 @@ def draw_run(root: Path, rows: int, width: int) -> None:
 
 
 def measure(*arguments: str) -> None:
-    """Runs a command; prints its seconds and the most memory it held."""
+    """Runs a command; prints its seconds, those of its cores, and the most memory it held."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "blip_jax", "capfilt", *arguments]
     process = subprocess.Popen(command)
@@ -114,8 +114,9 @@ def measure(*arguments: str) -> None:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"capfilt {' '.join(arguments)} ended with {process.returncode}")
-    seconds, peak = time.perf_counter() - start, usage.ru_maxrss / 2**20
-    print(f"== capfilt {' '.join(arguments)}: {seconds:.1f} s, {peak:.2f} GiB", flush=True)
+    seconds, work = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    told = f"{seconds:.1f} s ({work:.1f} s of a core), {usage.ru_maxrss / 2**20:.2f} GiB"
+    print(f"== capfilt {' '.join(arguments)}: {told}", flush=True)
 
 
 def main() -> None:

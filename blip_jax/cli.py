@@ -50,7 +50,7 @@ USAGE = """usage: blip-jax COMMAND [flags]
   capfilt run CORPUS OUT --captioner M --filter M [--method=nucleus|beam|greedy]
       [--num_captions=N] [--to=webdataset|parquet|json|array_record] [--shard=i/N|auto] [--lease=S]
       captions and scores any corpus, in any number of processes; the same command carries on
-  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--texts=both|web|synthetic|best]
+  capfilt filter RUN... [--threshold=T,...] [--top_fraction=F] [--out=DIR] [--to=FORMAT]
       the texts of a finished run of CapFilt chosen again, without a model; --out DIR writes them
   capfilt report RUN [--price=DOLLARS_AN_HOUR] [--filter=M]
       one page about a finished run
@@ -207,7 +207,7 @@ def run_data(argv: list[str]) -> None:
 
 def run_capfilt(argv: list[str]) -> None:
     """blip-jax capfilt run, filter, report."""
-    if argv[:1] == ["run"]:  # the others do without jax
+    if argv[:1] == ["run"]:  # the others need no jax
         compilation_cache()
     from blip_jax.cli_capfilt import run
 

@@ -35,7 +35,7 @@ def run_filter(argv: list[str]) -> None:
     combined = ["mean", "min"]
     flags.DEFINE_enum("combine", "mean", combined, "several RUNs' scores", flag_values=values)
     flags.DEFINE_string("out", None, "folder to write one choice to", flag_values=values)
-    formats = ["array_record", "webdataset"]
+    formats = ["array_record", "webdataset", "json"]
     text = "also write OUT/data: the images with the kept texts alone"
     flags.DEFINE_enum("to", None, formats, text, flag_values=values)
     places = values(["blip-jax capfilt filter", *argv])[1:]
@@ -81,13 +81,20 @@ def run_filter(argv: list[str]) -> None:
             )
         print(f"choice: {values.out}")
     if values.to:
-        from blip_jax.capfilt.chosen import chosen_corpus
-        from blip_jax.data.convert import convert
+        _write_data(runs[0], out, values.to)
 
-        corpus = chosen_corpus(runs[0], Path(values.out))
+
+def _write_data(run: Any, out: Path, to: Any) -> None:
+    from blip_jax.capfilt.chosen import chosen_corpus, write_list
+    from blip_jax.data.convert import convert
+
+    corpus = chosen_corpus(run, out)
+    if to == "json":
+        images = write_list(corpus, out / "data" / "annotations.json")
+    else:
         with _bar("data") as progress:
-            manifest = convert(corpus, str(out / "data"), values.to, progress=progress)
-        print(f"{manifest['records']} images: {out / 'data'}")
+            images = convert(corpus, str(out / "data"), to, progress=progress)["records"]
+    print(f"{images} images: {out / 'data'}")
 
 
 def run_report(argv: list[str]) -> None:

@@ -13,11 +13,14 @@ from test_import import imported_by
 
 from blip_jax.capfilt import nouns
 from blip_jax.capfilt.filter import compare, write_choice
+from blip_jax.capfilt.read import Row, Text
 from blip_jax.capfilt.rule import Rule, choose, counts
 from blip_jax.capfilt.scored import open_run
+from blip_jax.capfilt.table import schema, write_scores
 from blip_jax.capfilt.texts import read_texts
 from blip_jax.cli import main
 from blip_jax.data.corpus import open_corpus
+from blip_jax.data.records import read_json
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,21 @@ def test_the_rule_is_the_plain_statement_of_it(root, rule):
     flat = [(row["uid"], text["text"]) for row in rows for text in row["texts"]]
     found = sorted(text for text, keep in zip(flat, kept, strict=True) if keep)
     assert found == plain_choice(rows, rule)
+
+
+def test_the_pass_and_the_filter_keep_the_same(tmp_path):
+    """What `capfilt run` writes and marks as kept is what the rule keeps at its threshold."""
+    assert schema() == SCHEMA
+    rng = np.random.default_rng(0)
+    scores = [None, *map(float, np.float32([0.7, 0.69999, 0.70001, *rng.random(20)]))]
+    rows = [Row("u", "k", "s", texts=[Text(t, "web", itm=x) for x in scores]) for t in ("a b", "")]
+    write_settings(tmp_path, ["a"])
+    write_shard(tmp_path, "a", pa.Table.from_pylist([], SCHEMA), rng)
+    write_scores(tmp_path / "scores/a.parquet", rows, 0.7)
+    (tmp_path / "scores/a_stats.json").write_text('{"rows": 2}')
+    texts, _ = read_texts([open_run(str(tmp_path))])
+    marked = [text["keep"] for row in all_rows(tmp_path) for text in row["texts"]]
+    assert choose(texts, Rule(0.7)).tolist() == marked and any(marked)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -233,6 +251,32 @@ def test_the_chosen_data_can_be_trained_on(root, tmp_path, to, capsys):
     originals = {r.uid: r.image for r in open_corpus(str(root / "data")).rows()}
     assert all(record.image_bytes() == originals[record.uid] for record in records)
     assert capsys.readouterr().err.count("1 of 3 shards are not finished") == 2
+
+
+def test_a_list_of_images_that_are_files(root, tmp_path, capsys):
+    """The same run, had it been made from a JSON list of files."""
+    run = tmp_path / "run"
+    shutil.copytree(root, run)
+    settings = json.loads((run / "run.json").read_text()) | {"corpus": str(tmp_path / "in")}
+    (run / "run.json").write_text(json.dumps(settings))
+    command = ["capfilt", "filter", str(run), "--to=json", "--out", str(tmp_path / "out")]
+    for name in ("00000", "00001"):
+        rows = []
+        for record in open_corpus(str(root / "data" / f"{name}.tar")).rows():
+            path = tmp_path / "images" / f"{record.uid}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(record.image)
+            rows.append({"image": f"../images/{path.name}", "caption": "x", "uid": record.uid})
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    main(command)
+    records = read_json(tmp_path / "out/data/annotations.json")
+    assert sorted((r.image.stem, r.captions[0]) for r in records) == plain_choice(
+        all_rows(root), Rule()
+    )
+    with pytest.raises(SystemExit):
+        main(["capfilt", "filter", str(root), "--to=json", "--out", str(tmp_path / "other")])
+    assert "--to=json: images are not files" in capsys.readouterr().err
 
 
 def test_scores_are_read_without_a_model():

@@ -85,7 +85,7 @@ def test_the_page_is_one_offline_file(root, page):
     assert "http://" not in page and "https://" not in page
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     assert EVIL not in page and "&lt;script&gt;" in page
-    assert page.count("data:image/jpeg;base64,") >= 24 and page.count("<svg") >= 5
+    assert page.count("data:image/jpeg;base64,") >= 20 and page.count("<svg") >= 5
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page with")

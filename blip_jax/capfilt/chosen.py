@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,7 @@ from blip_jax.data import storage
 from blip_jax.data.corpus import Corpus, open_corpus
 from blip_jax.data.formats.shard import Shard
 from blip_jax.data.record import Record, Skip
+from blip_jax.files import write_json
 
 
 def chosen_corpus(run: ScoredRun, choice: Path) -> Corpus:
@@ -34,9 +36,7 @@ def chosen_corpus(run: ScoredRun, choice: Path) -> Corpus:
     if len(shards) < len(files):
         lost = sorted(files.keys() - {shard.name for shard in shards})
         raise ValueError(f"{corpus.place} has no shard {lost[0]!r} any more.")
-    return dataclasses.replace(
-        corpus, place=storage.join(str(choice), "texts"), shards=tuple(shards)
-    )
+    return dataclasses.replace(corpus, place=str(choice / "texts"), shards=tuple(shards))
 
 
 def chosen_rows(shard: Shard, file: Path) -> Iterator[Record | Skip]:
@@ -51,3 +51,25 @@ def chosen_rows(shard: Shard, file: Path) -> Iterator[Record | Skip]:
             yield dataclasses.replace(record, captions=web, synthetic=synthetic)
     for uid in texts:
         yield Skip(uid, "missing_image", f"{uid} is no longer in {shard.place}.")
+
+
+def write_list(corpus: Corpus, path: Path) -> int:
+    """BLIP's list of a chosen corpus whose images are files, a row a text; returns the images.
+
+    Raises:
+      ValueError: the images are in tars or other files that a list cannot name.
+    """
+    rows, images = [], 0
+    for record in corpus.rows():
+        if isinstance(record, Skip):
+            continue
+        if isinstance(record.image, bytes):
+            raise ValueError("--to=json: images are not files; expected webdataset, array_record")
+        images += 1
+        address = str(record.image)
+        place = address if storage.is_remote(address) else os.path.relpath(address, path.parent)
+        fields = {"image": place, "image_id": record.image_id, "uid": record.uid}
+        rows += [fields | {"caption": text, "origin": "web"} for text in record.captions]
+        rows += [fields | {"caption": text, "origin": "synthetic"} for text in record.synthetic]
+    write_json(path, rows)
+    return images

@@ -74,5 +74,5 @@ def person_figure(rows: list[dict[str, Any]], overall: float) -> Markup:
     axes.axvline(100 * overall, color=INK, lw=1, ls="--")
     axes.set_yticks(range(len(rows)), [row["kind"] for row in rows[::-1]])
     axes.grid(axis="y", alpha=0)
-    axes.set(xlabel="% kept (dashed: of all)", xlim=(0, 100))
+    axes.set(xlabel="% kept (dashed: of all)", xlim=(0, 100), ylim=(-0.6, len(rows) - 0.4))
     return svg(figure)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHARDS = 4  # that pictures are taken from: a tar is read up to its last picture
-EACH = 12  # pictures of a sheet
+EACH = 10  # pictures of a sheet
 Image = Path | str | bytes
 
 
