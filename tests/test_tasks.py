@@ -134,18 +134,14 @@ def test_config_trains_survives_sigterm_loads_and_evaluates(
     assert model.config.task == task and model.config.vision.image_size == 32
 
     config = config_of(task, pretrained, data).evaluate
-    picture = tiny.images(1)
-    if task == "caption":
-        (caption,) = model.caption(picture, max_new_tokens=4)[0]
-        assert model.config.conventions.prompt == "a picture of " and isinstance(caption.text, str)
-        return
     if task == "retrieval":
-        assert -1 <= model.match(picture, "a dog")[0].itc <= 1
+        assert -1 <= model.match(tiny.images(1), "a dog")[0].itc <= 1
         return
+    assert model.config.conventions.prompt == ("a picture of " if task == "caption" else "")
     found = find_task(task).evaluate(model, config, silent)
     assert found.count == len(found.examples) == (16 if task == "visdial" else 8)
-    score = found.scores["mrr" if task == "visdial" else "accuracy"]
-    assert 0 <= score.value <= 1
+    score = found.scores[{"visdial": "mrr", "caption": "bleu1"}.get(task, "accuracy")]
+    assert 0 <= score.low <= score.value <= score.high <= 1
 
 
 def test_parameters_move_and_what_is_drawn_is_told(pretrained, data, tmp_path, caplog):
@@ -174,7 +170,9 @@ def test_frozen_tower_stays(pretrained, data, tmp_path):
 
 @pytest.mark.parametrize("task", ["vqa", "visdial"])
 def test_steps_compile_without_data(task):
-    assert "train step" in compile_training(get_config(ROOT / f"configs/{task}.py", "tiny"), None)
+    config = get_config(ROOT / f"configs/{task}.py", "tiny")
+    config.run.batch_size = 8  # one row a device
+    assert "train step" in compile_training(config, None)
 
 
 def test_mistakes_are_told(pretrained, data, tmp_path):
