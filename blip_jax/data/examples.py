@@ -125,8 +125,8 @@ class ImageText:
     """Records as rows of image and text.
 
     An example holds image uint8 [S, S, 3]; input_ids and attention_mask int32 [T]; image_index,
-    not negative, equal for rows of one image_id; uid_hash; and prompt_length, the tokens before
-    the caption, the first token included.
+    not negative, equal for rows of one image_id; and prompt_length, the tokens before the caption,
+    the first token included.
 
     Raises:
       ValueError: a prompt that leaves no room.
@@ -162,7 +162,6 @@ class ImageText:
             "input_ids": ids,
             "attention_mask": mask,
             "image_index": np.int32(hashed(row.image_id) & 0x7FFFFFFF),
-            "uid_hash": np.uint32(hashed(row.uid)),
             "prompt_length": np.int32(self.prompt_length),
             TRUNCATED: truncated,
         }
@@ -242,6 +241,8 @@ class Skips:
 class Examples:
     """Row and random generator -> example, or None where its picture cannot be read.
 
+    To what the reader gives comes uid_hash, uint32.
+
     Raises:
       ValueError: on a call, once more than half of the images could not be read, of those of an
         epoch or of a thousand.
@@ -254,14 +255,15 @@ class Examples:
 
     def __call__(self, row: Any, rng: np.random.Generator) -> Example | None:
         self.tried += 1
+        uid = getattr(row, "uid", None) or str(row)
         try:
             example = self.reader(row, rng)
         except ImageError as error:
-            self._count(getattr(row, "uid", str(error)), error)
+            self._count(uid, error)
             return None
         if example.pop(TRUNCATED, False):
-            self.skips.add("truncated_text", getattr(row, "uid", str(row)))
-        return example
+            self.skips.add("truncated_text", uid)
+        return example | {"uid_hash": np.uint32(hashed(uid))}
 
     def _count(self, uid: str, error: ImageError) -> None:
         if self.skips.add("unreadable_image", uid):

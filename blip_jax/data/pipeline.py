@@ -59,7 +59,7 @@ def train_dataset(
 
     Returns:
       A dataset of dicts: the reader's arrays, stacked to [B, ...] with B = batch_size /
-      process_count.
+      process_count, and uid_hash uint32 [B], which names the rows.
 
     Raises:
       ValueError: fewer records than batch_size, or batch_size that the processes cannot share;
