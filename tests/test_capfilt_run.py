@@ -476,7 +476,8 @@ def test_the_command_and_its_mistakes(whole, model, capsys):
     assert "all 6 shards are done" in capsys.readouterr().out
     code, error = fails(*command(place, out, model, *same, "--as_released"))
     assert code == 2 and "(caption.repetition_penalty, caption.top_k)" in error
-    assert fails("capfilt", "runn") == (2, "blip-jax: capfilt: expected one of run; not 'runn'")
+    told = "blip-jax: capfilt: expected one of run, filter, report; not 'runn'"
+    assert fails("capfilt", "runn") == (2, told)
     code, error = fails("capfilt", "run", place, f"--captioner={model}", f"--filter={model}")
     assert code == 2 and "takes CORPUS and OUT" in error
     code, error = fails(*command(place, out, "nowhere"))

@@ -134,7 +134,7 @@ def test_the_command_converts(tmp_path, capsys):
     assert "PLACE and TARGET" in capsys.readouterr().err
     assert run("convert", tmp_path / "gone.tar", tmp_path / "x") == 2
     assert run("sort") == 2
-    assert "expected one of check, convert, annotations, bench" in capsys.readouterr().err
+    assert "expected one of check, convert, annotations, split, bench" in capsys.readouterr().err
 
 
 # check

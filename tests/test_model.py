@@ -27,8 +27,8 @@ def pixels_of(model, images):
     return model._pixels(images)[np.arange(len(images))]
 
 
-@pytest.mark.parametrize("task", list(ABILITIES))
-def test_every_task_has_its_tree(task):
+@pytest.mark.parametrize("task", ["pretrain", "caption", "retrieval", "vqa", "nlvr"])
+def test_every_task_of_the_original_has_its_tree(task):
     config = dataclasses.replace(tiny.CONFIG, task=task)
     ours = jax.eval_shape(Blip(config).init, jax.random.key(0))
     expected = template(config)

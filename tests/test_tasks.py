@@ -137,7 +137,8 @@ def test_config_trains_survives_sigterm_loads_and_evaluates(
     config = config_of(task, pretrained, data).evaluate
     assert model.config.conventions.prompt == ("a picture of " if task == "caption" else "")
     found = find_task(task).evaluate(model, config, silent)
-    assert found.count == len(found.examples) == (16 if task == "visdial" else 8)
+    assert len(found.examples) == (16 if task == "visdial" else 8)
+    assert found.count == (4 if task == "retrieval" else len(found.examples))  # of images
     name = {"visdial": "mrr", "caption": "bleu1", "retrieval": "tr_r5"}.get(task, "accuracy")
     score = found.scores[name]
     assert 0 <= score.low <= score.value <= score.high <= 1

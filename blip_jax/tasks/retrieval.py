@@ -1,6 +1,7 @@
 """Retrieval fine-tuning: ITC + ITM with many texts an image. CapFilt's filter is made by it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.examples import ImageText, ImageTextOptions
-from blip_jax.data.records import Records, read_json
+from blip_jax.data.record import Record
+from blip_jax.data.records import read_json
 from blip_jax.files import Progress, silent
 from blip_jax.inference.match import among_best
 from blip_jax.inference.pixels import Pixels
@@ -81,15 +83,26 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
         means nothing.
     """
     records = read_json(config.annotations, config.image_root or None)
-    pixels = Pixels([record.image for record in records], model.config.vision.image_size)
-    rows = [Searched(record.captions, (record.image,)) for record in records]
+    own = by_image(records)
+    pixels = Pixels([record.image for record in own], model.config.vision.image_size)
+    rows = [Searched(record.captions, (record.image,)) for record in own]
     found = evaluate_search(model, pixels, rows, ("tr", "ir"), config, progress)
     return dataclasses.replace(found, skipped=dict(records.skipped) | found.skipped)
 
 
+def by_image(records: Sequence[Record]) -> list[Record]:
+    """The records of one image_id as one, with all their captions; the first says the rest."""
+    merged: dict[str, Record] = {}
+    for record in records:
+        if first := merged.get(record.image_id):
+            record = dataclasses.replace(first, captions=first.captions + record.captions)
+        merged[record.image_id] = record
+    return list(merged.values())
+
+
 def measure(
     model: Model,
-    records: Records,
+    records: Sequence[Record],
     *,
     max_tokens: int = 30,
     top_k: int = 16,
@@ -105,6 +118,7 @@ def measure(
       Fractions: itc_* and itm_* of `retrieval_recall`; match_auc and match_accuracy over each
       image's first text against the first text of the next image.
     """
+    records = by_image(records)
     pixels = Pixels([record.image for record in records], model.config.vision.image_size)
     gallery = Gallery.open(model, pixels, batch_size)
     captions = [records[number].captions for number in gallery.numbers]
