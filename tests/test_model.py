@@ -13,7 +13,6 @@ from blip_jax.inference import answer, embed, explain, nlvr
 from blip_jax.inference.pixels import Pixels
 from blip_jax.interop.shapes import template
 from blip_jax.losses import smoothed_nll
-from blip_jax.model import ABILITIES
 from blip_jax.models.blip import Blip
 
 open_model = functools.cache(tiny.model)
