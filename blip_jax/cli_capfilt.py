@@ -62,10 +62,14 @@ def run_run(argv: list[str]) -> None:
 
         for _ in job.work(shards, stop, leases):
             bar.update()
-    if job.finish():
-        print(f"all {len(corpus.shards)} shards are done: {out}/README.md")
-    else:
+    if not job.finish():
         print(f"{len(shards)} shards are done, others are not yet: {out}", file=sys.stderr)
+        return
+    status = job.status()
+    rows = ", ".join(f"{count:,} {name}" for name, count in status.most_common())
+    if not status["ok"]:
+        raise RuntimeError(f"{out}: no row could be used ({rows}); is --image_root right?")
+    print(f"all {len(corpus.shards)} shards are done ({rows}): {out}/README.md")
 
 
 def _define_run(values: flags.FlagValues) -> None:

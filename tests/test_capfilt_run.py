@@ -463,7 +463,7 @@ def test_killed_processes_change_nothing(tmp_path, model):
     assert not list(out.glob(".partial*"))
 
 
-def test_the_command_and_its_mistakes(whole, model, capsys):
+def test_the_command_and_its_mistakes(whole, model, tmp_path, capsys):
     place, out, _ = whole
 
     def fails(*argv: str) -> tuple[int, str]:
@@ -473,7 +473,10 @@ def test_the_command_and_its_mistakes(whole, model, capsys):
 
     same = ("--batch_size=4", "--num_captions=2", "--max_new_tokens=6", "--max_tokens=24")
     main(command(place, out, model, *same))
-    assert "all 6 shards are done" in capsys.readouterr().out
+    assert "all 6 shards are done (48 ok): " in capsys.readouterr().out
+    (tmp_path / "lost.json").write_text(json.dumps([{"image": "gone.jpg", "caption": "a dog"}]))
+    code, error = fails(*command(str(tmp_path / "lost.json"), tmp_path / "out", model, *same))
+    assert code == 1 and "no row could be used (1 " in error and "--image_root" in error
     code, error = fails(*command(place, out, model, *same, "--as_released"))
     assert code == 2 and "(caption.repetition_penalty, caption.top_k)" in error
     told = "blip-jax: capfilt: expected one of run, filter, report; not 'runn'"

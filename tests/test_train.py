@@ -352,6 +352,12 @@ def test_schedule_warms_up_and_decays_and_small_vectors_are_not_decayed():
     assert mask["text"]["embeddings"]["word"]
     assert not mask["text"]["blocks"]["mlp"]["up"]["bias"]
     assert not mask["temperature"] and not mask["vision"]["positions"]
+    config.update({"decay": "cosine_epoch", "epoch_steps": 25})
+    rate, cosine = schedule(config, 100), [0.5 * (1 + np.cos(np.pi * e / 4)) for e in range(4)]
+    for epoch, share in enumerate(cosine):
+        expected = config.min_lr + (config.lr - config.min_lr) * share
+        for step in (25 * epoch, 25 * epoch + 24):
+            assert rate(step) == pytest.approx(expected, rel=1e-4)
     config.decay = "sometimes"
     with pytest.raises(ValueError, match="expected 'cosine', 'constant', 'epoch' or"):
         make_optimizer(config, 10)

@@ -164,6 +164,14 @@ class Run:
         whole = all(storage.size(self._place(name)) == size for name, size in sizes.items())
         return marker if ours and whole else None
 
+    def status(self) -> Counter[str]:
+        """Rows of all shards that are done, by status."""
+        found: Counter[str] = Counter()
+        for shard in self.corpus.shards:
+            if marker := self.done(shard):
+                found.update(marker["status"])
+        return found
+
     def finish(self) -> bool:
         """Writes what is about all shards, if all are done; any process may, and all write the
         same."""
