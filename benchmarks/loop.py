@@ -24,13 +24,13 @@ from pretrain import get_config
 
 from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Blip
+from blip_jax.tasks import pretrain
 from blip_jax.train import journal
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.loop import Run, train
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.optimizer import make_optimizer
 from blip_jax.train.state import init_state, make_train_step
-from blip_jax.training import make_task
 
 
 def noise(config, blip: Blip) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ def main() -> None:
     config = config.run
     config.update({"log_every": 10, "checkpoint_every": args.checkpoint_every})
     config.batch_size, config.steps = args.batch_size, 60
-    task = make_task("pretrain", blip, config)
+    task = pretrain.objective(blip, config)
     params = jax.device_get(jax.jit(blip.init)(jax.random.key(0)))
     batch = noise(config, blip)
     pairs = []

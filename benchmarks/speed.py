@@ -31,7 +31,7 @@ from blip_jax.config import BLIP_B16, BLIP_L16, TINY, BlipConfig
 from blip_jax.inference.caption import CaptionOptions, caption_program, seed_keys
 from blip_jax.inference.match import score_texts
 from blip_jax.models.blip import Blip
-from blip_jax.tasks.caption import Caption
+from blip_jax.tasks import caption
 from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.train.mesh import make_mesh, put_batch
@@ -267,7 +267,12 @@ def train_caption(args: argparse.Namespace) -> Row:
 
     def ours() -> Call:
         blip, params = random_model(args, "caption")
-        return our_step(args, blip, params, Caption(blip))
+        return our_step(
+            args,
+            blip,
+            params,
+            caption.objective(blip, train_settings(steps=1, batch_size=1, lr=0.0)),
+        )
 
     def theirs() -> Call:
         seen, ids, mask = torch_batch(args)

@@ -20,7 +20,7 @@ from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train import ahead
 from blip_jax.train.loop import check_batch
-from blip_jax.train.mesh import make_mesh
+from blip_jax.train.mesh import laid_out, make_mesh
 from blip_jax.training import changed, count_rows
 
 TEXTS = 2  # that a scored image has: CapFilt's web text and its synthetic one
@@ -69,7 +69,7 @@ def batch_shapes(task: Any, model: BlipConfig, run: ConfigDict) -> dict[str, jax
 def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Program]:
     """The programs of inference."""
     blip, rows = Blip(model), run.batch_size
-    params = ahead.on_mesh(shapes_of(blip), mesh)
+    params = laid_out(shapes_of(blip), mesh)
 
     def shapes(*shape: int, dtype: Any = jnp.int32) -> Any:
         return ahead.on_batch(jax.ShapeDtypeStruct((rows, *shape), dtype), mesh)

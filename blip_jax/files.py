@@ -34,3 +34,18 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Inverse of `write_json_lines`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"a.b": value}."""
+    items: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        items |= inner if inner is not None else {prefix + key: value}
+    return items
+
+
+def differing(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Keys, as `flat` names them, that two nested settings do not agree on."""
+    old, new = flat(found), flat(asked)
+    return sorted(key for key in old | new if old.get(key) != new.get(key))

@@ -14,7 +14,7 @@ from blip_jax.config import BlipConfig, Conventions
 from blip_jax.data.examples import Reader, Skips
 from blip_jax.data.mixture import Source
 from blip_jax.data.pipeline import train_dataset
-from blip_jax.files import write_json
+from blip_jax.files import differing, write_json
 from blip_jax.interop.initialisers import check_shapes, initialise
 from blip_jax.interop.report import Imported
 from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_tokenizer
@@ -81,21 +81,11 @@ def claim(config: ConfigDict, workdir: Path, write: bool) -> None:
         return
     found = json.loads(path.read_text())
     if found != asked:
-        old, new = flat(found), flat(asked)
-        differ = sorted(k for k in old | new if old.get(k) != new.get(k))
+        differ = differing(found, asked)
         raise ValueError(
             f"{workdir} was begun with another config ({', '.join(differ[:5])} differ); "
             "give the same config to carry on, or another --workdir"
         )
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dict -> {"a.b": value}."""
-    items: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        items |= inner if inner is not None else {prefix + key: value}
-    return items
 
 
 def open_checkpoint(checkpoint: str, model: ConfigDict) -> Imported | None:

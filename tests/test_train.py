@@ -17,7 +17,7 @@ from tiny import CONFIG, batch, init_params, pretraining, settings
 
 from blip_jax.errors import Stopped
 from blip_jax.models.blip import Blip
-from blip_jax.tasks.caption import Caption
+from blip_jax.tasks import caption
 from blip_jax.tasks.contrastive import enqueue
 from blip_jax.train import folder as folder_module
 from blip_jax.train import loop
@@ -196,7 +196,7 @@ def test_a_batch_in_parts_moves_the_teacher_once_and_fills_the_queue():
     """Where no row looks at another, the parts' mean is the whole batch's gradient."""
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     text = dataclasses.replace(CONFIG.text, dropout=0.0, attention_dropout=0.0)
-    task, states = Caption(Blip(dataclasses.replace(CONFIG, text=text))), []
+    task, states = caption.objective(Blip(dataclasses.replace(CONFIG, text=text)), settings()), []
     for parts in (1, 4):
         with jax.set_mesh(mesh):
             optimizer = optax.sgd(0.1)

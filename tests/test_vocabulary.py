@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import CONFIG, batch, init_params, pretraining
+from tiny import CONFIG, batch, init_params, pretraining, settings
 
 from blip_jax.models.blip import Blip
 from blip_jax.models.vocabulary import unpadded, with_rows
-from blip_jax.tasks.caption import Caption
+from blip_jax.tasks import caption
 
 PADDED = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, vocab_multiple=50))
 
@@ -30,7 +30,7 @@ def test_rows_are_a_multiple_and_zeros_are_cut_off_again():
 def test_padding_changes_no_loss_and_no_gradient():
     def gradient(config, params):
         text = dataclasses.replace(config.text, dropout=0.0, attention_dropout=0.0)
-        task = Caption(Blip(dataclasses.replace(config, text=text)))
+        task = caption.objective(Blip(dataclasses.replace(config, text=text)), settings())
         args = (
             {},
             jax.tree.map(jnp.asarray, batch(0)),

@@ -111,10 +111,11 @@ class Reader:
                 for row, pixels in pool.map(self._see, window):
                     found.append(row)
                     if pixels is not None:
-                        same = waiting.setdefault(self._length(row), [])
+                        length = self._length(row)
+                        same = waiting.setdefault(length, [])
                         same.append((row, pixels))
                         if len(same) == self.batch_size:
-                            yield self._batch(waiting.pop(self._length(row)))
+                            yield self._batch(waiting.pop(length))
         rest = [entry for length in sorted(waiting) for entry in waiting[length]]
         for start in range(0, len(rest), self.batch_size):
             yield self._batch(rest[start : start + self.batch_size])

@@ -41,6 +41,7 @@ from blip_jax.data import storage
 from blip_jax.data.corpus import Corpus
 from blip_jax.data.formats.shard import Shard
 from blip_jax.data.record import Record, Skip
+from blip_jax.files import differing, flat
 from blip_jax.interop.source import resolve
 from blip_jax.model import load
 
@@ -104,7 +105,7 @@ class Run:
             "shards": [shard.name for shard in corpus.shards],
             "versions": {name: version(name) for name in ("blip-jax", "jax", "pyarrow", "pillow")},
         }
-        asked = flat(self.facts)
+        asked = compared(self.facts)
         self.digest = hashlib.sha256(_dumps(asked)).hexdigest()
         self._claim(asked)
 
@@ -254,9 +255,7 @@ class Run:
         with storage.open_binary(place) as file:
             # Versions and places of the models are those of the process that came first.
             self.facts = json.load(file)
-        found = flat(self.facts)
-        differ = sorted(k for k in found | asked if found.get(k) != asked.get(k))
-        if differ:
+        if differ := differing(compared(self.facts), asked):
             raise ValueError(
                 f"{self.out} belongs to a run with other settings ({', '.join(differ)}); "
                 "give the same to carry on, or another folder"
@@ -285,15 +284,10 @@ def require_pyarrow() -> None:
         raise ValueError("scores are parquet: pip install 'blip-jax[data]'.") from error
 
 
-def flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"a.b": value}, as JSON has them; without those that may differ."""
-    found: dict[str, Any] = {}
-    for key, value in facts.items():
-        if key in _UNCOMPARED:
-            continue
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        found |= inner if inner is not None else {prefix + key: value}
-    return found
+def compared(facts: dict[str, Any]) -> dict[str, Any]:
+    """Settings as {"a.b": value}, without those that another process may have otherwise."""
+    left_out = set(_UNCOMPARED)
+    return {key: value for key, value in flat(facts).items() if not left_out & set(key.split("."))}
 
 
 def _watched(shard: Shard, stop: Stop) -> Iterator[Record | Skip]:

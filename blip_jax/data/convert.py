@@ -22,7 +22,7 @@ from blip_jax.data.formats import array_record, webdataset
 from blip_jax.data.formats.shard import Shard
 from blip_jax.data.images import ImageError, image_form, open_image
 from blip_jax.data.record import MAX_LOST, Account, Record, Skip
-from blip_jax.files import Progress, silent
+from blip_jax.files import Progress, differing, silent
 
 log = logging.getLogger(__name__)
 
@@ -174,10 +174,8 @@ def _claim(target: str, settings: dict[str, Any]) -> None:
         return
     found = _load(place)
     if found != settings:
-        differ = sorted(k for k in settings | found if settings.get(k) != found.get(k))
-        raise ValueError(
-            f"{target} holds another conversion ({', '.join(differ)}); expected a new folder."
-        )
+        differ = ", ".join(differing(found, settings))
+        raise ValueError(f"{target} holds another conversion ({differ}); expected a new folder.")
 
 
 def _done(marker: str, target: str) -> Output | None:

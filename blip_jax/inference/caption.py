@@ -123,7 +123,7 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
         prompt_length: jax.Array,
         keys: jax.Array,
     ) -> generation.Generated:
-        tokens = images if images.ndim == 3 else blip.image_tokens(params, images)
+        tokens = blip.image_tokens(params, images)
         logits, cross, cache = blip.prefill(
             params, tokens, prompt, prompt_length, options.max_new_tokens
         )

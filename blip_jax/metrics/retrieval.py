@@ -9,24 +9,30 @@ Values = Sequence[float] | np.ndarray
 NEVER = np.iinfo(np.int64).max  # rank of what is not there
 
 
-def retrieval_ranks(scores: np.ndarray, text_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank, from 0, of each image's best text [images] and of each text's image [texts].
+def ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Rank, from 0, of each query's best right item: [N].
 
     An equal score counts against, and so does NaN: a model that scores all alike, or has
-    diverged, has found nothing.
+    diverged, has found nothing. A query without a right item has `NEVER`.
+
+    Args:
+      scores: [N, M], higher is better.
+      right: bool [N, M].
+    """
+    best = np.where(right, scores, -np.inf).max(1, keepdims=True)
+    return np.where(right.any(1), (~(scores < best) & ~right).sum(1), NEVER)
+
+
+def retrieval_ranks(scores: np.ndarray, text_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`ranks` of each image's best text [images] and of each text's image [texts].
 
     Args:
       scores: [images, texts], higher is better.
       text_image: [texts], the image each text belongs to. An image may have several texts: any
         of them counts as found. An image without texts is never found (`NEVER`).
     """
-    images = np.arange(scores.shape[0])
-    own = text_image[None] == images[:, None]
-    best_own = np.where(own, scores, -np.inf).max(1)
-    right = scores[text_image, np.arange(len(text_image))]
-    text_rank = (~(scores < best_own[:, None]) & ~own).sum(1)
-    text_rank[~own.any(1)] = NEVER
-    return text_rank, (~(scores < right[None]) & ~own).sum(0)
+    own = text_image[None] == np.arange(scores.shape[0])[:, None]
+    return ranks(scores, own), ranks(scores.T, own.T)
 
 
 def retrieval_recall(scores: np.ndarray, text_image: np.ndarray) -> dict[str, float]:

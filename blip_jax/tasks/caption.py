@@ -1,6 +1,5 @@
 """Captioning: LM after a prompt (`models/blip.py`). CapFilt's captioner is made by it."""
 
-import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -27,14 +26,14 @@ from blip_jax.metrics.java import NotComputed
 from blip_jax.metrics.tokenize import tokenize
 from blip_jax.model import ABILITIES, Model
 from blip_jax.models.blip import Blip, Params
-from blip_jax.tasks.contrastive import Batch, Memory
 from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
+from blip_jax.tasks.stateless import Batch, Metrics, Stateless
 from blip_jax.tokenizer import Tokenizer
 
 
-def objective(blip: Blip, settings: ConfigDict) -> "Caption":
+def objective(blip: Blip, settings: ConfigDict) -> Stateless:
     """LM after the prompt."""
-    return Caption(blip)
+    return Stateless(functools.partial(loss, blip))
 
 
 def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageText:
@@ -44,34 +43,15 @@ def reader(tokenizer: Tokenizer, model: BlipConfig, data: ConfigDict) -> ImageTe
     return ImageText(tokenizer, options)
 
 
-@dataclasses.dataclass(frozen=True)
-class Caption:
+def loss(blip: Blip, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, Metrics]:
     """LM over prompt and caption; `prompt_length` tokens, the first among them, are given."""
-
-    model: Blip
-
-    def check(self, batch_size: int) -> None:
-        """Any batch will do."""
-
-    def init_memory(self, params: Params) -> Memory:
-        """Captioning remembers nothing between steps."""
-        return {}
-
-    def begin(self, params: Params, memory: Memory) -> Memory:
-        """Nothing moves."""
-        return memory
-
-    def loss(
-        self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:
-        """LM loss; the memory, unchanged; metrics."""
-        image_rng, text_rng = jax.random.split(rng)
-        mask = batch["attention_mask"]
-        ids = batch["input_ids"].at[:, 0].set(self.model.config.text.dec_id)
-        tokens = self.model.image_tokens(params, batch["image"], image_rng)
-        logits = self.model.lm_logits(params, tokens, ids, mask, text_rng)
-        loss = losses.lm(logits, ids, mask, batch["prompt_length"])
-        return loss, (memory, {"loss_lm": loss})
+    image_rng, text_rng = jax.random.split(rng)
+    mask = batch["attention_mask"]
+    ids = batch["input_ids"].at[:, 0].set(blip.config.text.dec_id)
+    tokens = blip.image_tokens(params, batch["image"], image_rng)
+    logits = blip.lm_logits(params, tokens, ids, mask, text_rng)
+    value = losses.lm(logits, ids, mask, batch["prompt_length"])
+    return value, {"loss_lm": value}
 
 
 def describe(

@@ -17,7 +17,7 @@ from blip_jax.inference.match import among_best, pair_logits
 from blip_jax.inference.pixels import Pixels
 from blip_jax.inference.trained import Trained
 from blip_jax.metrics.interval import median
-from blip_jax.metrics.retrieval import NEVER, reciprocal_ranks
+from blip_jax.metrics.retrieval import NEVER, ranks, reciprocal_ranks
 from blip_jax.model import Model
 from blip_jax.tasks.evaluation import Evaluation, Example, Score, score
 
@@ -145,18 +145,16 @@ def rank_items(
       query, item: labels [N] and [M].
       scores, chosen: [N, M] and bool [N, M]; None for the order of the cosines alone.
     """
-    ranks, firsts = [], []
+    places, firsts = [], []
     for start in range(0, len(cosine), QUERIES):
         part = slice(start, start + QUERIES)
         value = cosine[part].astype(np.float64)
         if scores is not None and chosen is not None:
             value = np.where(chosen[part], scores[part], value - BEHIND)
         right = query[part, None] == item[None]
-        best = np.where(right, value, -np.inf).max(1, keepdims=True)
-        rank = (~(value < best) & ~right).sum(1)
-        ranks.append(np.where(right.any(1), rank, NEVER))
+        places.append(ranks(value, right))
         firsts.append(np.nan_to_num(value, nan=-np.inf).argmax(1))
-    return Ranking(np.concatenate(ranks), np.concatenate(firsts))
+    return Ranking(np.concatenate(places), np.concatenate(firsts))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,6 @@ def loss(blip: Blip, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.
     caption = batch["caption_ids"], batch["caption_mask"]
     source, mask = blip.dialog_source(params, tokens, *caption, keys[1])
     rows, each, length = batch["input_ids"].shape
-    source, mask = (jnp.repeat(x, each, axis=0) for x in (source, mask))
     ids, attention = (batch[n].reshape(-1, length) for n in ("input_ids", "attention_mask"))
     logits = blip.dialog_logits(params, source, mask, ids, attention, keys[2])
     labels = jnp.tile(jnp.arange(each) == 0, rows).astype(jnp.int32)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -43,11 +42,10 @@ def loss(blip: Blip, params: Params, batch: Batch, rng: jax.Array) -> tuple[jax.
     mask, answers = batch["attention_mask"], batch["answer_ids"]
     tokens = blip.image_tokens(params, batch["image"], keys[0])
     source = blip.question_tokens(params, tokens, batch["input_ids"], mask, keys[1])
-    each = answers.shape[1]  # the answers of a question read the same source
     ids = answers.reshape(-1, answers.shape[-1])
     answer_mask = batch["answer_mask"].reshape(ids.shape)
-    source, source_mask = (jnp.repeat(x, each, axis=0) for x in (source, mask))
-    logits = blip.lm_logits(params, source, ids, answer_mask, keys[2], source_mask)
+    # The answers of a question stand together and share its keys and values.
+    logits = blip.lm_logits(params, source, ids, answer_mask, keys[2], mask)
     weights = batch["weights"].reshape(-1)
     value = losses.vqa(logits, ids, answer_mask, weights, images=len(answers))
     return value, {"loss_lm": value}

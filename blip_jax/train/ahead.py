@@ -14,7 +14,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
-from blip_jax.train.mesh import BATCH, shardings
+from blip_jax.train.mesh import BATCH
 from blip_jax.train.optimizer import frozen, make_optimizer
 from blip_jax.train.state import Task, abstract_state, make_train_step
 
@@ -86,14 +86,6 @@ def compile_step(
         layout = jax.tree.map(lambda x: x.sharding, state)
         step = make_train_step(task, optimizer, layout, mesh, still, config.accumulate)
         return describe("train step", step, state, on_batch(batch, mesh))
-
-
-def on_mesh(params: Any, mesh: Mesh) -> Any:
-    """Shapes of parameters, split as in training."""
-    layout = shardings(params, mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, layout
-    )
 
 
 def on_batch(batch: Any, mesh: Mesh) -> Any:

@@ -91,6 +91,15 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
+def laid_out(tree: Any, mesh: Mesh) -> Any:
+    """Arrays or shapes -> shapes with the shardings of `shardings`."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
 def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's share of a batch -> global arrays, split over the batch axes."""
     sharding = NamedSharding(mesh, BATCH)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from blip_jax.models.blip import Params
-from blip_jax.train.mesh import path_name, shardings
+from blip_jax.train.mesh import laid_out, path_name, shardings
 
 Metrics = dict[str, jax.Array]
 
@@ -143,12 +143,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes and shardings of `init_state`'s result; `params` may be shapes. Allocates nothing."""
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(builder(task, optimizer, frozen), params, rng)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        shardings(state, mesh),
-    )
+    return laid_out(jax.eval_shape(builder(task, optimizer, frozen), params, rng), mesh)
 
 
 def make_train_step(
