@@ -3,8 +3,8 @@
     python benchmarks/loop.py --steps 2000
 
 Pre-trains `configs/pretrain.py:tiny` on one batch of noise, so that the data cost nothing:
-the loop with its metrics (every 10 steps), log of samples and asynchronous checkpoints (every
-`--checkpoint_every`), in turn with the bare jitted step.
+the loop with its metrics (every 10 steps), log of samples and asynchronous checkpoints (one every
+`--checkpoint_every` steps), in turn with the bare jitted step.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def bare_seconds(config, task, params, batch, steps: int) -> float:
 
 
 def loop_seconds(config, task, params, batch) -> tuple[float, list[tuple[int, float]]]:
-    """Seconds a step of the whole loop after its first report, and (step, resident MiB)."""
+    """Seconds a step of the whole loop between its first report and its last but one, and
+    (step, resident MiB)."""
     memory: list[tuple[int, float]] = []
 
     def count(number: int) -> dict[str, np.ndarray]:
@@ -88,20 +89,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2000, help="of the run that shows the memory")
     parser.add_argument("--rounds", type=int, default=5, help="of the comparison")
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--checkpoint_every", type=int, default=50)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--checkpoint_every", type=int, default=200)
     args = parser.parse_args()
     config = get_config("tiny")
     blip = Blip(BlipConfig.from_dict(config.model.to_dict()))
     config = config.run
     config.update({"log_every": 10, "checkpoint_every": args.checkpoint_every})
-    config.batch_size, config.steps = args.batch_size, 60
+    config.batch_size, config.steps = args.batch_size, args.checkpoint_every + 20
     task = pretrain.objective(blip, config)
     params = jax.device_get(jax.jit(blip.init)(jax.random.key(0)))
     batch = noise(config, blip)
     pairs = []
     for _ in range(args.rounds):
-        bare = bare_seconds(config, task, params, batch, 50)
+        bare = bare_seconds(config, task, params, batch, 100)
         loop, _ = loop_seconds(config, task, params, batch)
         pairs.append((bare, loop))
         print(

@@ -7,6 +7,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from blip_jax.cli_flags import HELP, Flags, HelpAsked
 from blip_jax.errors import Stopped
 
-USAGE = """usage: blip-jax COMMAND [flags]
+USAGE = """usage: blip-jax COMMAND [flags]; COMMAND --help names its flags
 
   bootstrap --config FILE.py[:VARIANT] --workdir DIR [--config.key=value ...]
       pre-train, fine-tune captioner and filter, CapFilt, pre-train again; ends in report.html
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def command(argv: list[str]) -> None:
     """Finds the command and hands it its flags."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv or argv[0] in (*HELP, "help"):
         print(USAGE)
         return
     commands: dict[str, Callable[[list[str]], None]] = {
@@ -106,7 +108,24 @@ def command(argv: list[str]) -> None:
     }
     if argv[0] not in commands:
         raise UserError(f"no command {argv[0]!r}{nearest(argv[0], commands)}; see blip-jax --help")
-    commands[argv[0]](argv[1:])
+    try:
+        if argv[1:2] and argv[1] in HELP and argv[0] in ("goodput", "data", "capfilt"):
+            raise HelpAsked("")
+        commands[argv[0]](argv[1:])
+    except HelpAsked as asked:
+        print(usage_of(argv), asked, sep="\n")
+
+
+def usage_of(argv: list[str]) -> str:
+    """What `USAGE` says of a command, and of its second word where it has one."""
+    wanted = [word for word in argv[:2] if not word.startswith("-")]
+    entries = re.split(r"\n  (?=\w)", USAGE)[1:]
+    words = [entry.split() for entry in entries]
+    for known in (wanted, wanted[:1]):
+        found = [e for e, w in zip(entries, words, strict=True) if w[: len(known)] == known]
+        if found:
+            break
+    return "usage: blip-jax " + "\n       blip-jax ".join(found)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -146,7 +165,7 @@ def run_train(argv: list[str]) -> None:
 
 def run_evaluate(argv: list[str]) -> None:
     """blip-jax evaluate."""
-    values = flags.FlagValues()
+    values = Flags()
     flags.DEFINE_string("checkpoint", None, "what blip_jax.load opens", flag_values=values)
     flags.DEFINE_string("out", "evaluation", "folder to write to", flag_values=values)
     config = read_config(argv, values)
@@ -158,7 +177,7 @@ def run_evaluate(argv: list[str]) -> None:
 
 def run_compile(argv: list[str]) -> None:
     """blip-jax compile."""
-    values = flags.FlagValues()
+    values = Flags()
     flags.DEFINE_string("topology", None, "such as v5e:16x16", flag_values=values)
     config = read_config(argv, values)
     from blip_jax.compiling import compile_programs
@@ -216,7 +235,7 @@ def run_capfilt(argv: list[str]) -> None:
 
 def parse_config(argv: list[str]) -> tuple[ConfigDict, str]:
     """--config, its overrides and --workdir."""
-    values = flags.FlagValues()
+    values = Flags()
     flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
     config = read_config(argv, values)
     if values.workdir is None:

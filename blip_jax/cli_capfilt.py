@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from blip_jax.cli_capfilt_filter import run_filter, run_report
+from blip_jax.cli_flags import Flags
 from blip_jax.errors import Stopped
 
 
@@ -28,7 +29,7 @@ def run(argv: list[str]) -> None:
 
 def run_run(argv: list[str]) -> None:
     """blip-jax capfilt run CORPUS OUT --captioner M --filter M."""
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()  # flags may follow paths
     _define_run(values)
     paths = values(["blip-jax capfilt run", *argv])[1:]

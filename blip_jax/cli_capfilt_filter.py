@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import flags
 
+from blip_jax.cli_flags import Flags
 from blip_jax.files import Progress
 
 
@@ -15,7 +16,7 @@ def run_filter(argv: list[str]) -> None:
     """blip-jax capfilt filter RUN...: a table of choices, or one choice written to --out."""
     from blip_jax.capfilt import rule as rules
 
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()  # flags may follow folders
     flags.DEFINE_list("threshold", None, "least scores of a kept text", flag_values=values)
     flags.DEFINE_float("top_fraction", None, "instead, the share of texts", flag_values=values)
@@ -99,7 +100,7 @@ def _write_data(run: Any, out: Path, to: Any) -> None:
 
 def run_report(argv: list[str]) -> None:
     """blip-jax capfilt report RUN: RUN/report.html and RUN/report.json."""
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()
     text = "dollars an hour of what one process ran on"
     flags.DEFINE_float("price", None, text, lower_bound=0, flag_values=values)

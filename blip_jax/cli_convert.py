@@ -5,6 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
+from blip_jax.cli_flags import Flags
 from blip_jax.config import Task
 from blip_jax.interop import source
 from blip_jax.interop.huggingface import export_huggingface
@@ -22,7 +23,7 @@ def run(argv: list[str]) -> None:
       ValueError: not two paths, a target that exists, or weights that are no BLIP.
       FileNotFoundError: there is no such source.
     """
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()  # flags may follow paths
     flags.DEFINE_enum("to", None, FORMATS, "whose format", flag_values=values, required=True)
     tasks = ["caption", "retrieval"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from blip_jax.cli_flags import Flags
 from blip_jax.files import Progress, write_json, write_json_lines
 
 
@@ -169,7 +170,7 @@ def bar(name: str, unit: str) -> Iterator[Progress]:
 
 
 def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()  # flags may follow paths
     return values
 

@@ -10,6 +10,8 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
+from blip_jax.cli_flags import Flags
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 Line = tuple[str, dict[str, Any]]  # as text, and as JSON
@@ -25,7 +27,7 @@ def run(name: str, argv: list[str]) -> None:
       RuntimeError: some images could not be opened, told when the others are done.
     """
     ask, define = COMMANDS[name]
-    values = flags.FlagValues()
+    values = Flags()
     values.set_gnu_getopt()  # flags may follow images
     flags.DEFINE_string(
         "model", None, "folder, file, hub name or released name", flag_values=values, required=True

@@ -11,6 +11,8 @@ from typing import Any
 
 from absl import flags
 
+from blip_jax.cli_flags import Flags
+
 LOCAL = ("127.0.0.1", "localhost", "::1")
 TOKEN = "BLIP_JAX_TOKEN"
 PACKAGES = ("fastapi", "multipart", "prometheus_client", "uvicorn")
@@ -78,7 +80,7 @@ def serve(values: Any, token: str | None) -> None:
 
 def define_flags() -> flags.FlagValues:
     """Those of serve."""
-    values = flags.FlagValues()
+    values = Flags()
     own: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_multi_string(
         "model", None, "M or NAME=M; may be given several times", required=True, **own

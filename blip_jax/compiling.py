@@ -81,11 +81,11 @@ def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Pro
             keys = ahead.on_batch(jax.eval_shape(lambda: seed_keys(range(rows))), mesh)
             program = caption_program(blip, CaptionOptions(method="nucleus"))
             inputs = (pixels, shapes(1), shapes(), keys)
-            yield ahead.describe("captions", program, params, *inputs)
+            yield ahead.describe("captions", mesh, program, params, *inputs)
         if "match" in ABILITIES[model.task]:
             for name, texts in (("scores", TEXTS), ("ITM", 1)):
                 ids = shapes(texts, length)
-                yield ahead.describe(name, score_texts, blip, params, pixels, ids, ids)
+                yield ahead.describe(name, mesh, score_texts, blip, params, pixels, ids, ids)
 
 
 def shapes_of(blip: Blip) -> Params:

@@ -15,8 +15,9 @@ from tiny import CONFIG, batch, pretraining, settings
 from blip_jax.compiling import batch_shapes, compile_programs
 from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Blip
-from blip_jax.tasks import trainable
-from blip_jax.train import ahead
+from blip_jax.tasks import caption, trainable
+from blip_jax.train import ahead, hlo
+from blip_jax.train.flops import matmul_flops
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import abstract_state, make_train_step
 from blip_jax.training import changed
@@ -36,6 +37,7 @@ def load_config(name):
 
 @functools.cache
 def compiled(devices=8, group=0, rows=8, **mesh):
+    mesh = {"data": 1} | mesh
     grid = make_mesh(mesh, jax.devices()[:devices])
     shapes = {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for k, x in SHAPES.items()}
     return ahead.compile_step(pretraining(group=group), PARAMS, shapes, settings(), grid)
@@ -59,12 +61,25 @@ def test_one_device_needs_no_collectives_and_eight_need_less_memory_each():
 
 
 def test_collectives_are_those_the_mesh_is_for():
-    data, fsdp = compiled(data=8), compiled(data=1, fsdp=8)
-    # Rows alone are split: gradients are summed; features are gathered for the contrast.
-    assert data.collectives["all-reduce"][1] > 0
-    # Weights are split too: they are gathered where they are used.
-    assert fsdp.collectives["all-gather"][1] > data.collectives.get("all-gather", (0, 0))[1]
-    assert fsdp.memory < data.memory
+    """All of them, in bytes over all turns of the loops, beside those of the weights."""
+    weights = 4 * sum(x.size for x in jax.tree.leaves(PARAMS))
+    meshes = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"tensor": 8}}
+    moved = {
+        name: {kind: size / weights for kind, (_, size) in compiled(**mesh).collectives.items()}
+        for name, mesh in meshes.items()
+    }
+    summed = {name: kinds.pop("all-reduce") for name, kinds in moved.items()}
+    gathered = {name: kinds.pop("all-gather") for name, kinds in moved.items()}
+    others = {name: sum(kinds.values()) for name, kinds in moved.items()}
+    # Rows alone are split: every use of a tower sums its gradients (the text tower has three), and
+    # features are gathered for the contrast.
+    assert 1 < summed["data"] < 2 and gathered["data"] < 0.1
+    # Weights are split too: each use gathers them, and the backward pass once more.
+    assert 1 < summed["fsdp"] < 2 and 2 < gathered["fsdp"] < 5
+    # Heads and MLPs are split: activations are summed and no weight is moved.
+    assert 1 < summed["tensor"] < 5 and gathered["tensor"] < 0.1
+    assert max(others.values()) < 0.01
+    assert compiled(fsdp=8).memory < compiled(data=8).memory
 
 
 def test_hard_negatives_of_a_devices_own_groups_move_no_image_tokens():
@@ -82,18 +97,63 @@ def test_the_step_says_how_activations_lie():
     assert any(spec == f"[{rows}, {{}}, {{}}]" for spec in found), found[:5]
 
 
-def test_hlo_is_read_as_it_is_written():
-    hlo = """
-      %a = bf16[8,128]{1,0} all-gather(bf16[1,128] %x), dimensions={0}
-      %b = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(f32[4] %y, f32[2,2] %z)
-      %c = f32[] add(f32[] %p, f32[] %q)
-    """
-    found = ahead.collectives(hlo)
-    assert found == {"all-gather": (1, 2 * 8 * 128), "all-reduce": (1, 4 * 8)}
+HLO = """
+%turn (p: (s32[], bf16[1,128])) -> (s32[], bf16[1,128]) {
+  %a = bf16[8,128]{1,0} all-gather(bf16[1,128] %x), backend_config={"estimated_cycles":"70"}
+}
+
+%end (p: (s32[], bf16[1,128])) -> pred[] {
+  %n = s32[]{:T(128)} constant(12)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %w = (s32[], bf16[1,128]) while(%t), condition=%end, body=%turn
+  %b = (f32[4]{0}, f32[2,2]{1,0}) all-reduce-start(f32[4] %y, f32[2,2] %z)
+  %c = f32[] add(f32[] %p, f32[] %q), backend_config={"estimated_cycles":"30"}
+}
+"""
+
+
+def test_a_compiled_program_is_read_with_the_turns_of_its_loops():
+    gathered = 2 * 8 * 128
+    assert hlo.collectives(HLO) == {"all-gather": (12, 12 * gathered), "all-reduce": (1, 4 * 8)}
+    assert hlo.loop_factor(HLO) == (12 * 70 + 30) / 100
+    endless = HLO.replace("direction=LT", "direction=NE")
+    assert hlo.collectives(endless)["all-gather"] == (1, gathered)
+    noted = endless.replace("body=%turn", 'body=%turn, {"known_trip_count":{"n":"3"}}')
+    assert hlo.collectives(noted)["all-gather"] == (3, 3 * gathered)
+
+
+def test_flops_are_those_of_the_formula():
+    """A ViT: patches, and a block's four maps of the tokens, attention and MLP."""
+    vision, rows = CONFIG.vision, 3
+    blip, size = Blip(CONFIG), vision.image_size
+    images = jax.ShapeDtypeStruct((rows, size, size, 3), np.float32)
+    found = matmul_flops(jax.make_jaxpr(blip.image_tokens)(PARAMS, images).jaxpr)
+    t, w, m = vision.tokens, vision.width, vision.mlp_width
+    patches = 2 * vision.grid**2 * 3 * vision.patch_size**2 * w
+    block = 8 * t * w**2 + 4 * t**2 * w + 4 * t * w * m
+    assert found == rows * (patches + vision.depth * block)
+
+
+def test_flops_are_those_the_compiler_counts():
+    """It counts one turn of a loop, so none is left here; and elementwise work, which is little."""
+    wide = {"width": 256, "mlp_width": 1024}
+    text = dataclasses.replace(CONFIG.text, dropout=0.0, attention_dropout=0.0, **wide)
+    vision = dataclasses.replace(CONFIG.vision, **wide)
+    blip = Blip(dataclasses.replace(CONFIG, vision=vision, text=text, unroll=2))
+    params, memory = jax.eval_shape(blip.init, jax.random.key(0)), {}
+    task = caption.objective(blip, settings())
+    step = jax.jit(jax.grad(task.loss, has_aux=True))
+    traced = step.trace(params, memory, SHAPES, jax.random.key(0), 0)
+    compiler = traced.lower().compile().cost_analysis()["flops"]
+    assert 0.9 < matmul_flops(traced.jaxpr.jaxpr) / compiler <= 1
 
 
 def test_the_table_sets_what_is_needed_beside_what_there_is():
-    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, {"all-reduce": (2, 2**21)}, 1.0)
+    moved = {"all-reduce": (2, 2**21)}
+    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, moved, 1.0, 30.0)
     text = ahead.table([program], "v5e")
     assert "GiB a device of 16" in text and "8.00" in text and "51 %" in text
     none = dataclasses.replace(program, seconds=None)
@@ -120,4 +180,4 @@ def test_a_batch_is_known_without_data(name):
 def test_unknown_topologies_are_refused():
     with pytest.raises(ValueError, match="expected VERSION:SHAPE with one of v4, v5e"):
         ahead.topology_devices("h100:8")
-    assert np.isclose(ahead.array_bytes("bf16", "3,5"), 30)
+    assert np.isclose(hlo.array_bytes("bf16", "3,5"), 30)

@@ -113,3 +113,19 @@ def test_arrows_point_one_way():
             parts = name.split(".")
             if parts[0] == "blip_jax" and len(parts) > 1 and room in ORDER:
                 assert ORDER.index(parts[1]) >= ORDER.index(room), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["train", "--help"], "--workdir"),
+        (["data", "split", "-h"], "--share: of the rows that is held out (default: 0.2)"),
+        (["capfilt", "run", "CORPUS", "--help"], "--lease"),
+        (["capfilt", "--help"], "one page about a finished run"),
+        (["goodput", "--help"], "goodput DIR"),
+    ],
+)
+def test_every_command_tells_of_its_flags(argv, says, capsys):
+    cli.main(argv)
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: blip-jax {argv[0]}") and says in told

@@ -142,6 +142,9 @@ def test_config_trains_survives_sigterm_loads_and_evaluates(
     name = {"visdial": "mrr", "caption": "bleu1", "retrieval": "tr_r5"}.get(task, "accuracy")
     score = found.scores[name]
     assert 0 <= score.low <= score.value <= score.high <= 1
+    if task == "nlvr":  # identifier and answer, as the server's program reads them
+        lines = found.submissions["nlvr2.csv"].splitlines()
+        assert len(lines) == 8 and {line.split(",")[1] for line in lines} <= {"True", "False"}
 
 
 def test_parameters_move_and_what_is_drawn_is_told(pretrained, data, tmp_path, caplog):

@@ -50,7 +50,7 @@ def write_evaluation(
     }
     write_json(out / "results.json", results)
     for name, value in evaluation.submissions.items():
-        write_json(out / name, value)
+        (write_text if isinstance(value, str) else write_json)(out / name, value)
     page = page_template(Path(__file__).with_name("evaluation.html.j2")).render(
         results=results,
         title=title(results, found),

@@ -28,14 +28,35 @@ def on_mesh(x: jax.Array, last: str | None = None) -> jax.Array:
     Left alone, the compiler may follow the parameters instead, and gather activations where it
     should gather weights. Does nothing without a mesh, or for a size it does not divide.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not {*BATCH_AXES, "tensor"} <= set(mesh.shape):
+    sizes = mesh_sizes()
+    if not sizes:
         return x
-    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    ways = math.prod(sizes[axis] for axis in BATCH_AXES)
     rows = BATCH_AXES if x.shape[0] % ways == 0 else None
-    last = last if last and x.shape[-1] % mesh.shape[last] == 0 else None
+    last = last if last and x.shape[-1] % sizes[last] == 0 else None
     spec = P(rows, *(None,) * (x.ndim - 2), last)
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def looked_up(table: jax.Array) -> jax.Array:
+    """Says that a table [V, W] is whole along W where rows of it are looked up.
+
+    What is looked up would else be split along W, like the table, and have to be gathered whole
+    before its rows could be split. Does nothing without a mesh.
+    """
+    sizes = mesh_sizes()
+    if not sizes:
+        return table
+    rows = "tensor" if table.shape[0] % sizes["tensor"] == 0 else None
+    return jax.lax.with_sharding_constraint(table, P(rows, None))
+
+
+def mesh_sizes() -> dict[str, int]:
+    """Devices along each axis of the mesh of a run; empty without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not {*BATCH_AXES, "tensor"} <= set(mesh.shape):
+        return {}
+    return dict(mesh.shape)
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
-from blip_jax.models.layers import Attention, Mlp, Norm, dense, normal, on_mesh, stacked
+from blip_jax.models.layers import Attention, Mlp, Norm, dense, looked_up, normal, on_mesh, stacked
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -37,7 +37,7 @@ class TextEmbeddings(nn.Module):
     def __call__(
         self, input_ids: jax.Array, positions: jax.Array, deterministic: bool
     ) -> jax.Array:
-        x = self.word[input_ids] + self.position[positions]
+        x = on_mesh(looked_up(self.word)[input_ids]) + self.position[positions]
         return self.drop(self.norm(x), deterministic=deterministic)
 
 

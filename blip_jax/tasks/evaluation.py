@@ -47,7 +47,7 @@ class Evaluation:
       scores: by the field's names ("cider", "bleu4", "accuracy"), as fractions.
       count: examples that were judged.
       examples: all of them, in the order of the data.
-      submissions: file name -> JSON value, as the task's server takes it.
+      submissions: file name -> text, or JSON value, as the task's server takes it.
       skipped: examples left out, by reason.
       missing: metric -> why it was not computed.
     """

@@ -126,13 +126,11 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
             "consistency": score(consistency([s.sentence for s, _ in judged], right)),
             "accuracy_of_majority": score(labels == (labels.mean() >= 0.5)),
         }
-    predictions = [
-        {"identifier": s.uid, "prediction": str(bool(t))}
-        for s, t in zip(statements, true, strict=True)
-    ]
+    # As the server's metrics.py reads them.
+    predictions = "".join(f"{s.uid},{bool(t)}\n" for s, t in zip(statements, true, strict=True))
     examples = [shown(*row) for row in zip(statements, logits, strict=True)]
     skipped = {"unreadable_image": int((~readable).sum())} if not readable.all() else {}
-    return Evaluation(scores, len(judged), examples, {"nlvr2.json": predictions}, skipped)
+    return Evaluation(scores, len(judged), examples, {"nlvr2.csv": predictions}, skipped)
 
 
 def predict(

@@ -5,8 +5,7 @@ compiler's; none was measured on a chip.
 """
 
 import dataclasses
-import re
-from collections import Counter
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
+from blip_jax.train import hlo
+from blip_jax.train.flops import matmul_flops
 from blip_jax.train.mesh import BATCH
 from blip_jax.train.optimizer import frozen, make_optimizer
 from blip_jax.train.state import Task, abstract_state, make_train_step
@@ -28,23 +29,18 @@ CHIPS = {
     "v6e": (32 * GIB, 918e12),
     "tpu7x": (96 * GIB, 1153e12),
 }
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
-_COLLECTIVE = re.compile(
-    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-_PAIRED = ("all-gather", "collective-permute")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the compiler says of one program, per device."""
+    """One program, per device; all but the FLOPs by the compiler."""
 
     name: str
     memory: int  # bytes: arguments, results that reuse none of them, and temporaries
-    flops: float
+    flops: float  # of matrix products, what is computed again included
     collectives: dict[str, tuple[int, int]]  # kind -> (how many, bytes of their results)
     seconds: float | None  # the compiler's own estimate, where it makes one
+    compile_seconds: float
 
     def mfu(self, peak: float) -> float | None:
         """Share of the device's FLOP/s that the estimate implies."""
@@ -85,7 +81,7 @@ def compile_step(
         state = abstract_state(task, params, optimizer, mesh, still)
         layout = jax.tree.map(lambda x: x.sharding, state)
         step = make_train_step(task, optimizer, layout, mesh, still, config.accumulate)
-        return describe("train step", step, state, on_batch(batch, mesh))
+        return describe("train step", mesh, step, state, on_batch(batch, mesh))
 
 
 def on_batch(batch: Any, mesh: Mesh) -> Any:
@@ -94,47 +90,29 @@ def on_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
 
 
-def describe(name: str, jitted: Callable[..., Any], *args: Any) -> Program:
-    """Compiles a jitted function for shapes and reads off what the compiler found."""
-    compiled = jitted.lower(*args).compile()  # type: ignore[attr-defined]
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+def describe(name: str, mesh: Mesh, jitted: Callable[..., Any], *args: Any) -> Program:
+    """Traces and compiles a jitted function for shapes, and reads off what was found."""
+    traced = jitted.trace(*args)  # type: ignore[attr-defined]
+    lowered, started = traced.lower(), time.perf_counter()
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - started
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     used = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    seconds = cost.get("optimal_seconds")
+    once = compiled.cost_analysis().get("optimal_seconds", 0.0)  # with one turn of each loop
+    factor = hlo.loop_factor(text)
     return Program(
         name,
         used,
-        cost.get("flops", 0.0),
-        collectives(compiled.as_text()),
-        seconds if seconds and seconds > 0 else None,
+        matmul_flops(traced.jaxpr.jaxpr) / mesh.size,
+        hlo.collectives(text),
+        once * factor if factor and once > 0 else None,
+        compile_seconds,
     )
-
-
-def collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """Collectives of a compiled program: kind -> (how many, bytes of their results).
-
-    One inside a loop counts once.
-    """
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    for shapes, kind in _COLLECTIVE.findall(hlo):
-        count[kind] += 1
-        arrays = [array_bytes(*array) for array in _ARRAY.findall(shapes)]
-        # What starts without waiting names its operand beside its result; a sum has many of both.
-        size[kind] += max(arrays) if kind in _PAIRED else sum(arrays)
-    return {kind: (count[kind], size[kind]) for kind in sorted(count)}
-
-
-def array_bytes(dtype: str, shape: str) -> int:
-    """Bytes of an HLO array such as ("bf16", "8,128")."""
-    size = _BYTES.get(dtype, 4)
-    for n in filter(None, shape.split(",")):
-        size *= int(n)
-    return size
 
 
 def table(programs: list[Program], chip: str | None) -> str:
@@ -142,14 +120,15 @@ def table(programs: list[Program], chip: str | None) -> str:
     memory, peak = CHIPS[chip] if chip else (None, None)
     room = f" of {memory / GIB:.0f}" if memory else ""
     lines = [
-        f"| program | GiB a device{room} | TFLOP a device | collectives: count, MiB | time | MFU |",
-        "| --- | ---: | ---: | --- | ---: | ---: |",
+        f"| program | GiB a device{room} | TFLOP a device | collectives: count, MiB | time | MFU | "
+        "compiled in |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for p in programs:
         moved = ", ".join(
             f"{kind} {count}×, {size / 2**20:.0f}" for kind, (count, size) in p.collectives.items()
         )
-        time = f"{1000 * p.seconds:.1f} ms" if p.seconds else "none"
+        estimate = f"{1000 * p.seconds:.1f} ms" if p.seconds else "none"
         share = p.mfu(peak) if peak else None
         mfu = f"{100 * share:.0f} %" if share else "none"
         cells = (
@@ -157,11 +136,10 @@ def table(programs: list[Program], chip: str | None) -> str:
             f"{p.memory / GIB:.2f}",
             f"{p.flops / 1e12:.3f}",
             moved or "none",
-            time,
+            estimate,
             mfu,
+            f"{p.compile_seconds:.0f} s",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    lines.append(
-        "\nFLOPs, collectives and time of a loop over layers or parts count one turn of it."
-    )
+    lines.append("\nOf a caption's tokens, whose number is not known before, one is counted.")
     return "\n".join(lines)

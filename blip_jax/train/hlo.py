@@ -1,0 +1,108 @@
+"""A compiled program as the compiler prints it: what it moves, and how often its loops turn."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_CALLED = re.compile(
+    r"(?:body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{(.*?)\}")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+)")
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+)
+_PAIRED = ("all-gather", "collective-permute")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def collectives(hlo: str) -> dict[str, tuple[int, int]]:
+    """Kind -> (how many, bytes of their results), all turns of loops counted."""
+    count: Counter[str] = Counter()
+    size: Counter[str] = Counter()
+    for line, times in instructions(hlo):
+        for shapes, kind in _COLLECTIVE.findall(line):
+            arrays = [array_bytes(*array) for array in _ARRAY.findall(shapes)]
+            # What starts without waiting names its operand beside its result; a sum has many.
+            bytes_once = max(arrays) if kind in _PAIRED else sum(arrays)
+            count[kind] += times
+            size[kind] += times * bytes_once
+    return {kind: (count[kind], size[kind]) for kind in sorted(count)}
+
+
+def loop_factor(hlo: str) -> float | None:
+    """How much longer a program takes than one turn of each of its loops, by the cycles that the
+    compiler expects of each instruction; None where it says none."""
+    once = whole = 0
+    for line, times in instructions(hlo):
+        for cycles in map(int, _CYCLES.findall(line)):
+            once += cycles
+            whole += times * cycles
+    return whole / once if once else None
+
+
+def instructions(hlo: str) -> Iterator[tuple[str, int]]:
+    """Lines, and how often each is run. A loop whose turns are not known counts once."""
+    parts = computations(hlo)
+    times = turns(parts)
+    for name, lines in parts.items():
+        for line in lines:
+            yield line, times[name]
+
+
+def computations(hlo: str) -> dict[str, list[str]]:
+    """Name -> lines, in the order printed: one comes after those it calls."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    name = ""
+    for line in hlo.splitlines():
+        if found := _COMPUTATION.match(line):
+            name = found[1]
+        parts[name].append(line)
+    return dict(parts)
+
+
+def turns(parts: dict[str, list[str]]) -> Counter[str]:
+    """How often each computation is run; one that nothing calls, once."""
+    calls: dict[str, list[tuple[str, int]]] = {
+        name: [call for line in lines for call in called(line, parts)]
+        for name, lines in parts.items()
+    }
+    inner = {callee for found in calls.values() for callee, _ in found}
+    times: Counter[str] = Counter({name: 1 for name in parts if name not in inner})
+    for name in reversed(parts):  # callers first
+        for callee, count in calls[name]:
+            times[callee] += times[name] * count
+    return times
+
+
+def called(line: str, parts: dict[str, list[str]]) -> list[tuple[str, int]]:
+    """Computations that an instruction runs, and how often."""
+    names = _CALLED.findall(line)
+    for group in _BRANCHES.findall(line):
+        names += [name.strip().lstrip("%") for name in group.split(",")]
+    loop = _WHILE.search(line)
+    count = trip_count(line, parts.get(loop[1], [])) if loop else 1
+    return [(name, count) for name in names if name in parts]
+
+
+def trip_count(line: str, condition: list[str]) -> int:
+    """Turns of a loop: as noted, or the one constant that its condition compares with."""
+    if known := _KNOWN.search(line):
+        return int(known[1])
+    limits = [int(n) for text in condition for n in _LIMIT.findall(text)]
+    compares = [text for text in condition if " compare(" in text]
+    simple = len(limits) == len(compares) == 1 and "direction=LT" in compares[0]
+    return limits[0] if simple else 1
+
+
+def array_bytes(dtype: str, shape: str) -> int:
+    """Bytes of an array printed as ("bf16", "8,128")."""
+    size = _BYTES.get(dtype, 4)
+    for n in filter(None, shape.split(",")):
+        size *= int(n)
+    return size
