@@ -42,7 +42,7 @@ def compile_programs(config: ConfigDict, topology: str | None) -> str:
     check_batch(config.run, mesh)
     model = changed(BlipConfig(), config.model)
     programs = [train_step(config, model, mesh), *passes(config.run, unpadded(model), mesh)]
-    return ahead.table(programs, ahead.chip_of(topology) if topology else None)
+    return ahead.table(programs, ahead.CHIPS[ahead.chip_of(topology)] if topology else None)
 
 
 def train_step(config: ConfigDict, model: BlipConfig, mesh: Mesh) -> ahead.Program:

@@ -118,9 +118,12 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 def test_a_compiled_program_is_read_with_the_turns_of_its_loops():
     gathered = 2 * 8 * 128
     assert hlo.collectives(HLO) == {"all-gather": (12, 12 * gathered), "all-reduce": (1, 4 * 8)}
-    assert hlo.loop_factor(HLO) == (12 * 70 + 30) / 100
+    assert hlo.cycles(HLO) == 12 * 70 + 30
     endless = HLO.replace("direction=LT", "direction=NE")
     assert hlo.collectives(endless)["all-gather"] == (1, gathered)
+    line = next(line for line in HLO.splitlines() if "all-reduce-start" in line)
+    pieces = HLO.replace(line, f"{line}, channel_id=7\n{line}, channel_id=7")
+    assert hlo.collectives(pieces) == hlo.collectives(HLO)
     noted = endless.replace("body=%turn", 'body=%turn, {"known_trip_count":{"n":"3"}}')
     assert hlo.collectives(noted)["all-gather"] == (3, 3 * gathered)
 
@@ -153,11 +156,14 @@ def test_flops_are_those_the_compiler_counts():
 
 def test_the_table_sets_what_is_needed_beside_what_there_is():
     moved = {"all-reduce": (2, 2**21)}
-    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, moved, 1.0, 30.0)
-    text = ahead.table([program], "v5e")
-    assert "GiB a device of 16" in text and "8.00" in text and "51 %" in text
-    none = dataclasses.replace(program, seconds=None)
-    assert none.mfu(1e12) is None and "none" in ahead.table([none], None)
+    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, moved, 10**9, 30.0)
+    chip = ahead.CHIPS["v5e"]
+    assert np.isclose(chip.seconds(10**9), 1 / 1.503, rtol=1e-3)  # its clock is 1.5 GHz
+    text = ahead.table([program], chip)
+    assert "GiB a device of 16" in text and "8.00" in text
+    assert "665.3 ms | 76 % | 30 s" in text
+    here = ahead.table([dataclasses.replace(program, cycles=0)], None)
+    assert "GiB a device |" in here and "none | none | 30 s" in here
 
 
 def test_every_pass_of_a_config_is_compiled():

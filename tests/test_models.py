@@ -190,6 +190,18 @@ def test_bfloat16_stays_near_float32_and_keeps_float32_heads(tiny):
     assert half.lm_logits(params, half_tokens, IDS, MASK).dtype == jnp.float32
 
 
+def test_kernels_made_ready_for_decoding_change_no_number(tiny):
+    _, params, _ = tiny
+    half = Blip(dataclasses.replace(TINY, dtype="bfloat16"))
+    tokens = half.image_tokens(params, jax.random.normal(jax.random.key(1), (2, 32, 32, 3)))
+    _, cross, cache = half.prefill(params, tokens, IDS[:, :3], jnp.array([3, 3]), 2)
+    ready = half.for_decoding(params)
+    assert ready["text"]["blocks"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    fed, position = IDS[:, 3:4], jnp.array([3, 3])
+    one, other = (half.decode(p, cross, fed, position, cache)[0] for p in (params, ready))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_dropout_and_drop_path_act_only_with_a_key(tiny):
     _, params, _ = tiny
     vision = dataclasses.replace(TINY.vision, drop_path=0.5)

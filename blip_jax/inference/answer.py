@@ -146,7 +146,7 @@ def beam_program(
         params, source, prompt, lengths, max_new_tokens, source_mask
     )
     return generation.beam(
-        functools.partial(blip.decode, params, cross, source_mask=source_mask),
+        functools.partial(blip.decode, blip.for_decoding(params), cross, source_mask=source_mask),
         logits,
         cache,
         prompt,
@@ -193,11 +193,13 @@ def rank_program(
         loss = smoothed_nll(logits, token, blip.config.conventions.rank_smoothing)
         return jnp.where(counts, -loss, 0.0)
 
+    ready = blip.for_decoding(params)
+
     def step(state, columns):
         cache, total = state
         position, token, target, count = columns
         at = jnp.broadcast_to(position, lengths.shape)
-        logits, cache = blip.decode(params, cross, token, at, cache, mask)
+        logits, cache = blip.decode(ready, cross, token, at, cache, mask)
         return (cache, total + score(logits, target, count)), None
 
     total = score(expand_logits(logits, top_k), tokens[0], counts[0])

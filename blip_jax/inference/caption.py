@@ -127,7 +127,7 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
         logits, cross, cache = blip.prefill(
             params, tokens, prompt, prompt_length, options.max_new_tokens
         )
-        decode = functools.partial(blip.decode, params, cross)
+        decode = functools.partial(blip.decode, blip.for_decoding(params), cross)
         start = (decode, logits, cache, prompt, prompt_length)
         if options.method == "greedy":
             return generation.greedy(*start, **common)

@@ -314,6 +314,16 @@ class Blip:
         cross = cross_keys_values(view, source, self.config.text.heads)
         return self._head(view, last), cross, cache
 
+    def for_decoding(self, params: Params) -> Params:
+        """Kernels in the dtype they are used in, so that `decode` need not convert them again
+        for every token; the numbers are the same."""
+        dtype = jnp.dtype(self.config.dtype)
+
+        def used(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x.astype(dtype) if path[-1].key == "kernel" else x
+
+        return jax.tree_util.tree_map_with_path(used, params)
+
     def decode(
         self,
         params: Params,

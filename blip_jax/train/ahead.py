@@ -20,14 +20,27 @@ from blip_jax.train.optimizer import frozen, make_optimizer
 from blip_jax.train.state import Task, abstract_state, make_train_step
 
 GIB = 2**30
-# Name in a topology -> (memory of a device in bytes, bfloat16 FLOP/s of a device), by Google's
-# pages on each version. A TPU7x chip is two devices.
-CHIPS = {
-    "v4": (32 * GIB, 275e12),
-    "v5e": (16 * GIB, 197e12),
-    "v5p": (95 * GIB, 459e12),
-    "v6e": (32 * GIB, 918e12),
-    "tpu7x": (96 * GIB, 1153e12),
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a topology, by Google's pages on each version; a TPU7x chip is two."""
+
+    memory: int  # bytes
+    peak: float  # bfloat16 FLOP/s
+    cycle: float  # FLOPs a cycle: the matrix units' multiplications and additions
+
+    def seconds(self, cycles: int) -> float:
+        """At the clock that the peak implies."""
+        return cycles * self.cycle / self.peak
+
+
+CHIPS = {  # by name in a topology
+    "v4": Chip(32 * GIB, 275e12, 2 * 8 * 128**2),
+    "v5e": Chip(16 * GIB, 197e12, 2 * 4 * 128**2),
+    "v5p": Chip(95 * GIB, 459e12, 2 * 8 * 128**2),
+    "v6e": Chip(32 * GIB, 918e12, 2 * 4 * 256**2),
+    "tpu7x": Chip(96 * GIB, 1153e12, 2 * 4 * 256**2),
 }
 
 
@@ -39,12 +52,8 @@ class Program:
     memory: int  # bytes: arguments, results that reuse none of them, and temporaries
     flops: float  # of matrix products, what is computed again included
     collectives: dict[str, tuple[int, int]]  # kind -> (how many, bytes of their results)
-    seconds: float | None  # the compiler's own estimate, where it makes one
+    cycles: int  # that the compiler expects of its instructions in a row; 0 where it does not say
     compile_seconds: float
-
-    def mfu(self, peak: float) -> float | None:
-        """Share of the device's FLOP/s that the estimate implies."""
-        return self.flops / (self.seconds * peak) if self.seconds else None
 
 
 def topology_devices(name: str, slices: int = 1) -> list[Any]:
@@ -103,43 +112,49 @@ def describe(name: str, mesh: Mesh, jitted: Callable[..., Any], *args: Any) -> P
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
     )
-    once = compiled.cost_analysis().get("optimal_seconds", 0.0)  # with one turn of each loop
-    factor = hlo.loop_factor(text)
     return Program(
         name,
         used,
         matmul_flops(traced.jaxpr.jaxpr) / mesh.size,
         hlo.collectives(text),
-        once * factor if factor and once > 0 else None,
+        hlo.cycles(text),
         compile_seconds,
     )
 
 
-def table(programs: list[Program], chip: str | None) -> str:
-    """The programs as Markdown; with a chip of `CHIPS`, beside what it has."""
-    memory, peak = CHIPS[chip] if chip else (None, None)
-    room = f" of {memory / GIB:.0f}" if memory else ""
-    lines = [
-        f"| program | GiB a device{room} | TFLOP a device | collectives: count, MiB | time | MFU | "
-        "compiled in |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
-    ]
-    for p in programs:
-        moved = ", ".join(
-            f"{kind} {count}×, {size / 2**20:.0f}" for kind, (count, size) in p.collectives.items()
-        )
-        estimate = f"{1000 * p.seconds:.1f} ms" if p.seconds else "none"
-        share = p.mfu(peak) if peak else None
-        mfu = f"{100 * share:.0f} %" if share else "none"
-        cells = (
-            p.name,
-            f"{p.memory / GIB:.2f}",
-            f"{p.flops / 1e12:.3f}",
-            moved or "none",
-            estimate,
-            mfu,
-            f"{p.compile_seconds:.0f} s",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    lines.append("\nOf a caption's tokens, whose number is not known before, one is counted.")
+def table(programs: list[Program], chip: Chip | None) -> str:
+    """The programs as Markdown; with a chip, beside what it has."""
+    room = f" of {chip.memory / GIB:.0f}" if chip else ""
+    columns = (
+        "program",
+        f"GiB a device{room}",
+        "TFLOP a device",
+        "collectives: count, MiB",
+        "time",
+        "MFU",
+        "compiled in",
+    )
+    rows = [columns, ("---", "---:", "---:", "---", "---:", "---:", "---:")]
+    rows += [cells(program, chip) for program in programs]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.append("\nA caption's FLOPs count one token, its time as many as it may have.")
     return "\n".join(lines)
+
+
+def cells(program: Program, chip: Chip | None) -> tuple[str, ...]:
+    """A row of the table."""
+    moved = ", ".join(
+        f"{kind} {count}×, {size / 2**20:.0f}"
+        for kind, (count, size) in program.collectives.items()
+    )
+    seconds = chip.seconds(program.cycles) if chip else 0
+    share = program.flops / (seconds * chip.peak) if chip and seconds else 0
+    return (
+        program.name,
+        f"{program.memory / GIB:.2f}",
+        f"{program.flops / 1e12:.3f}",
+        moved or "none",
+        f"{1000 * seconds:.1f} ms" if seconds else "none",
+        f"{100 * share:.0f} %" if share else "none",
+        f"{program.compile_seconds:.0f} s",
+    )

@@ -17,33 +17,37 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, 
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _PAIRED = ("all-gather", "collective-permute")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
-    """Kind -> (how many, bytes of their results), all turns of loops counted."""
-    count: Counter[str] = Counter()
-    size: Counter[str] = Counter()
-    for line, times in instructions(hlo):
+    """Kind -> (how many, bytes of their results), all turns of loops counted.
+
+    A collective that goes on behind other work is printed with each piece of that work; its
+    channel tells that it is one.
+    """
+    found: dict[str, tuple[str, int, int]] = {}
+    for number, (line, times) in enumerate(instructions(hlo)):
         for shapes, kind in _COLLECTIVE.findall(line):
             arrays = [array_bytes(*array) for array in _ARRAY.findall(shapes)]
             # What starts without waiting names its operand beside its result; a sum has many.
-            bytes_once = max(arrays) if kind in _PAIRED else sum(arrays)
-            count[kind] += times
-            size[kind] += times * bytes_once
-    return {kind: (count[kind], size[kind]) for kind in sorted(count)}
+            size = max(arrays) if kind in _PAIRED else sum(arrays)
+            channel = _CHANNEL.search(line)
+            found[channel[1] if channel else f"line {number}"] = kind, times, size
+    count: Counter[str] = Counter()
+    moved: Counter[str] = Counter()
+    for kind, times, size in found.values():
+        count[kind] += times
+        moved[kind] += times * size
+    return {kind: (count[kind], moved[kind]) for kind in sorted(count)}
 
 
-def loop_factor(hlo: str) -> float | None:
-    """How much longer a program takes than one turn of each of its loops, by the cycles that the
-    compiler expects of each instruction; None where it says none."""
-    once = whole = 0
-    for line, times in instructions(hlo):
-        for cycles in map(int, _CYCLES.findall(line)):
-            once += cycles
-            whole += times * cycles
-    return whole / once if once else None
+def cycles(hlo: str) -> int:
+    """Cycles that the compiler expects of all instructions, one after the other; 0 where it does
+    not say, as on CPU and GPU."""
+    return sum(times * int(n) for line, times in instructions(hlo) for n in _CYCLES.findall(line))
 
 
 def instructions(hlo: str) -> Iterator[tuple[str, int]]:
