@@ -99,9 +99,9 @@ def imports(path):
 
 ORDER = [  # a room may import itself and those to its right
     "cli", "cli_images", "cli_serve", "cli_convert", "cli_evaluate", "cli_data", "cli_capfilt",
-    "cli_capfilt_filter", "serve", "bootstrap", "compiling", "training", "capfilt", "evaluate",
-    "tasks", "train", "model", "interop", "inference", "generation", "losses", "models", "page",
-    "data", "tokenizer", "metrics", "files", "catalogue", "config", "errors",
+    "cli_capfilt_filter", "cli_flags", "serve", "bootstrap", "compiling", "training", "capfilt",
+    "evaluate", "tasks", "train", "model", "interop", "inference", "generation", "losses", "models",
+    "page", "data", "tokenizer", "metrics", "files", "catalogue", "config", "errors",
 ]  # fmt: skip
 
 

@@ -167,22 +167,27 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device):
-    task = pretraining()
-    whole = train(run_in(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+def killed_at(last, monkeypatch, run, task, params):
+    """Trains until a step of whose predecessors the even ones are saved."""
 
     class DyingCheckpoints(loop.Checkpoints):
         def save(self, step, state, data, now=False):
             begun = super().save(step, state, data, now)
-            if step == 5:
+            if step == last:
                 raise Killed
             return begun
 
-    run = run_in(tmp_path / "b", "b", settings())
     with monkeypatch.context() as patch:
         patch.setattr(loop, "Checkpoints", DyingCheckpoints)
         with pytest.raises(Killed):
-            train(run, task, init_params(), dataset())
+            train(run, task, params, dataset())
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device):
+    task = pretraining()
+    whole = train(run_in(tmp_path / "a", "a", settings()), task, init_params(), dataset())
+    run = run_in(tmp_path / "b", "b", settings())
+    killed_at(5, monkeypatch, run, task, init_params())
     resumed = train(run, task, init_params(7), dataset())  # other parameters must not matter
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
     losses = [[row["loss"] for row in by_step(tmp_path / name / "metrics.jsonl")] for name in "ab"]
@@ -190,6 +195,29 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch, one_device
     read = [by_step(tmp_path / name / "samples.jsonl") for name in "ab"]
     assert read[0] == read[1] and [row["step"] for row in read[0]] == list(range(1, 7))
     assert len({row["uids"] for row in read[0]}) == 6
+
+
+def test_a_run_goes_on_with_fewer_devices(tmp_path, monkeypatch):
+    """From eight to four to one, each from the last checkpoint of the one before."""
+    task, config = pretraining(), settings(checkpoint_every=2)
+    config.optimizer.lr = 1e-4
+
+    def use(count):
+        some = functools.partial(make_mesh, devices=jax.devices()[:count])
+        monkeypatch.setattr(loop, "make_mesh", some)
+
+    use(8)
+    whole = train(run_in(tmp_path / "a", "a", config), task, init_params(), dataset())
+    run = run_in(tmp_path / "b", "b", config)
+    killed_at(3, monkeypatch, run, task, init_params())
+    use(4)
+    killed_at(5, monkeypatch, run, task, init_params(7))
+    use(1)
+    ended = train(run, task, init_params(7), dataset())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ended, whole)
+    losses = [[row["loss"] for row in by_step(tmp_path / name / "metrics.jsonl")] for name in "ab"]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def test_a_batch_in_parts_moves_the_teacher_once_and_fills_the_queue():

@@ -12,6 +12,7 @@ _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{(.*?)\}")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+)")
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_NOT_KNOWN = 2**62  # cycles; the compiler's "cannot tell" is the largest number it can write
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 _COLLECTIVE = re.compile(
@@ -46,8 +47,11 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
 
 def cycles(hlo: str) -> int:
     """Cycles that the compiler expects of all instructions, one after the other; 0 where it does
-    not say, as on CPU and GPU."""
-    return sum(times * int(n) for line, times in instructions(hlo) for n in _CYCLES.findall(line))
+    not say: on CPU and GPU, or if it cannot tell of one of them."""
+    found = [(times, int(n)) for line, times in instructions(hlo) for n in _CYCLES.findall(line)]
+    if any(n >= _NOT_KNOWN for _, n in found):
+        return 0
+    return sum(times * n for times, n in found)
 
 
 def instructions(hlo: str) -> Iterator[tuple[str, int]]:
