@@ -9,6 +9,7 @@ runs ours and theirs in turn, `--rounds` times after a first call of each; figur
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ from blip_jax.models.blip import Blip
 from blip_jax.tasks import caption
 from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
+from blip_jax.tasks.stateless import Stateless
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.optimizer import make_optimizer
 from blip_jax.train.settings import train_settings
@@ -267,12 +269,7 @@ def train_caption(args: argparse.Namespace) -> Row:
 
     def ours() -> Call:
         blip, params = random_model(args, "caption")
-        return our_step(
-            args,
-            blip,
-            params,
-            caption.objective(blip, train_settings(steps=1, batch_size=1, lr=0.0)),
-        )
+        return our_step(args, blip, params, Stateless(functools.partial(caption.loss, blip)))
 
     def theirs() -> Call:
         seen, ids, mask = torch_batch(args)

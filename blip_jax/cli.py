@@ -109,8 +109,6 @@ def command(argv: list[str]) -> None:
     if argv[0] not in commands:
         raise UserError(f"no command {argv[0]!r}{nearest(argv[0], commands)}; see blip-jax --help")
     try:
-        if argv[1:2] and argv[1] in HELP and argv[0] in ("goodput", "data", "capfilt"):
-            raise HelpAsked("")
         commands[argv[0]](argv[1:])
     except HelpAsked as asked:
         print(usage_of(argv), asked, sep="\n")
@@ -189,9 +187,10 @@ def run_goodput(argv: list[str]) -> None:
     """blip-jax goodput."""
     from blip_jax.train.goodput import goodput, read_goodput, table
 
-    if len(argv) != 1:
+    folders = Flags()(["blip-jax goodput", *argv])[1:]
+    if len(folders) != 1:
         raise UserError("goodput takes one folder, that of a run")
-    print(table(goodput(read_goodput(argv[0]))))
+    print(table(goodput(read_goodput(folders[0]))))
 
 
 def run_images(name: str, argv: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 
 from blip_jax.cli_capfilt_filter import run_filter, run_report
-from blip_jax.cli_flags import Flags
+from blip_jax.cli_flags import Flags, subcommand
 from blip_jax.errors import Stopped
 
 
@@ -21,10 +21,7 @@ def run(argv: list[str]) -> None:
       Stopped: SIGTERM came.
     """
     commands = {"run": run_run, "filter": run_filter, "report": run_report}
-    if not argv or argv[0] not in commands:
-        asked = f"not {argv[0]!r}" if argv else "nothing was asked"
-        raise ValueError(f"capfilt: expected one of {', '.join(commands)}; {asked}")
-    commands[argv[0]](argv[1:])
+    subcommand("capfilt", commands, argv)
 
 
 def run_run(argv: list[str]) -> None:

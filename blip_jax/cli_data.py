@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from blip_jax.cli_flags import Flags
+from blip_jax.cli_flags import Flags, subcommand
 from blip_jax.files import Progress, write_json, write_json_lines
 
 
@@ -27,10 +27,7 @@ def run(argv: list[str]) -> None:
         "split": run_split,
         "bench": run_bench,
     }
-    if not argv or argv[0] not in commands:
-        asked = f"not {argv[0]!r}" if argv else "nothing was asked"
-        raise ValueError(f"data: expected one of {', '.join(commands)}; {asked}")
-    commands[argv[0]](argv[1:])
+    subcommand("data", commands, argv)
 
 
 def run_check(argv: list[str]) -> None:

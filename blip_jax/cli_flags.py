@@ -1,7 +1,7 @@
-"""Flags of one command, which tell of themselves when asked."""
+"""Words and flags of a command, which tell of themselves when asked."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
@@ -23,6 +23,22 @@ class Flags(flags.FlagValues):
 
     def _all(self) -> list[flags.Flag]:
         return [self[name] for name in self if name == self[name].name]
+
+
+def subcommand(
+    name: str, commands: Mapping[str, Callable[[list[str]], None]], argv: list[str]
+) -> None:
+    """Hands a command's flags to the part of it that the first word names.
+
+    Raises:
+      ValueError: no such part.
+    """
+    if argv and argv[0] in HELP:
+        raise HelpAsked("")
+    if not argv or argv[0] not in commands:
+        asked = f"not {argv[0]!r}" if argv else "nothing was asked"
+        raise ValueError(f"{name}: expected one of {', '.join(commands)}; {asked}")
+    commands[argv[0]](argv[1:])
 
 
 def described(flag: flags.Flag) -> str:

@@ -168,7 +168,7 @@ class Killed(Exception):
 
 
 def killed_at(last, monkeypatch, run, task, params):
-    """Trains until a step of whose predecessors the even ones are saved."""
+    """Trains until a kill at step `last`; every second step before it is saved."""
 
     class DyingCheckpoints(loop.Checkpoints):
         def save(self, step, state, data, now=False):
