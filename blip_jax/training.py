@@ -228,5 +228,5 @@ def fit(
     if is_first():
         save(model, path)
     run.publish()
-    wait_for_all(run.name)
+    wait_for_all(f"{run.name} saved")
     return model

@@ -5,16 +5,19 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Most of the time goes to the compiler, much of it to the same small programs, some of them in
+# processes of their own.
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1 " + os.environ.get("XLA_FLAGS", "")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    Path(__file__).resolve().parents[1] / ".pytest_cache/xla"
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests compile the same small programs, some in processes of their own.
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache/xla"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/data"
 

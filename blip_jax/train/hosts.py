@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_LATE = 60 * 60 * 1000  # milliseconds that a process waits for another
 
 
 def join_hosts() -> None:
@@ -54,9 +56,19 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Returns when every process is here; give each place a name of its own.
+
+    The processes meet in jax's coordination service: a collective gives up on a late one in
+    seconds where Gloo carries it.
+    """
+    get_barrier_sync_fn()(key=name, timeout_ms=_LATE)
+
+
+def compiled_by_all(name: str, step: Any, *args: Any) -> Any:
+    """`step`, jitted, as compiled for `args`, when every process has compiled it."""
+    compiled = step.lower(*args).compile()
+    wait_for_all(f"{name} compiled")
+    return compiled
 
 
 class StopSignal:

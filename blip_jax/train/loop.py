@@ -18,7 +18,7 @@ from blip_jax.models.layers import BATCH_AXES
 from blip_jax.train.checkpoint import Checkpoints
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import Goodput
-from blip_jax.train.hosts import StopSignal, is_first
+from blip_jax.train.hosts import StopSignal, compiled_by_all, is_first
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.metrics import MetricWriter
 from blip_jax.train.optimizer import frozen, make_optimizer, schedule
@@ -125,6 +125,8 @@ def train(
                     goodput.spent_on("compile") if step == first else contextlib.nullcontext(),
                     jax.profiler.StepTraceAnnotation("train", step_num=step),
                 ):
+                    if step == first:
+                        train_step = compiled_by_all(run.name, train_step, state, batch)
                     state, metrics = train_step(state, batch)
                 if pending:  # one step late, so that the device never waits for the log
                     check_finite(recent)
