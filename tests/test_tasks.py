@@ -114,8 +114,6 @@ TASKS = ("caption", "retrieval", "vqa", "nlvr", "visdial", "classify")
 def test_config_trains_survives_sigterm_loads_and_evaluates(
     task, pretrained, data, tmp_path, monkeypatch, caplog
 ):
-    whole = run_training(config_of(task, pretrained, data), str(tmp_path / "whole"))
-
     calls = []
 
     def deadly(batch, mesh):
@@ -130,8 +128,11 @@ def test_config_trains_survives_sigterm_loads_and_evaluates(
         with pytest.raises(Stopped, match="after step 2"):
             run_training(config_of(task, pretrained, data), str(tmp_path / "killed"))
     resumed = run_training(config_of(task, pretrained, data), str(tmp_path / "killed"))
-    model, same = blip_jax.load(whole), blip_jax.load(resumed)
-    jax.tree.map(np.testing.assert_array_equal, model.params, same.params)
+    model = blip_jax.load(resumed)
+    if task in ("caption", "retrieval"):  # without memory and with it
+        whole = run_training(config_of(task, pretrained, data), str(tmp_path / "whole"))
+        same = blip_jax.load(whole).params
+        jax.tree.map(np.testing.assert_array_equal, model.params, same)
     assert model.config.task == task and model.config.vision.image_size == 32
 
     config = config_of(task, pretrained, data).evaluate
@@ -171,9 +172,8 @@ def test_frozen_tower_stays(pretrained, data, tmp_path):
     assert np.abs(after["class_head"]["out"]["bias"]).max() > 0
 
 
-@pytest.mark.parametrize("task", ["vqa", "visdial"])
-def test_steps_compile_without_data(task):
-    config = get_config(ROOT / f"configs/{task}.py", "tiny")
+def test_a_step_compiles_without_data():
+    config = get_config(ROOT / "configs/vqa.py", "tiny")
     config.run.batch_size = 8  # one row a device
     assert "train step" in compile_programs(config, None)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blip_jax.config import TINY, Conventions
+from blip_jax.config import TINY, BlipConfig, Conventions
 from blip_jax.model import Model
 from blip_jax.models.blip import Blip
 from blip_jax.tasks.contrastive import Contrastive
@@ -19,11 +19,14 @@ TEXT = dataclasses.replace(
 )
 VISION = dataclasses.replace(TINY.vision, image_size=16, width=32, depth=2, mlp_width=64)
 CONFIG = dataclasses.replace(TINY, vision=VISION, text=TEXT, embed_dim=16)
+STILL = dataclasses.replace(  # no dropout
+    CONFIG, text=dataclasses.replace(TEXT, dropout=0.0, attention_dropout=0.0)
+)
 
 
-def pretraining(**settings) -> Pretrain:
+def pretraining(config: BlipConfig = CONFIG, **settings) -> Pretrain:
     defaults = {"queue_size": 20, "alpha_ramp_steps": 4, "group": 4}
-    return Pretrain(Contrastive(Blip(CONFIG), **defaults | settings))
+    return Pretrain(Contrastive(Blip(config), **defaults | settings))
 
 
 def init_params(seed: int = 0):
