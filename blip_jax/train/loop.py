@@ -121,12 +121,10 @@ def train(
                     samples.write(step + 1, batch["uid_hash"])
                     batch = put_batch({k: v for k, v in batch.items() if k != "uid_hash"}, mesh)
                 waited += time.perf_counter() - waiting
-                with (
-                    goodput.spent_on("compile") if step == first else contextlib.nullcontext(),
-                    jax.profiler.StepTraceAnnotation("train", step_num=step),
-                ):
-                    if step == first:
+                if step == first:
+                    with goodput.spent_on("compile"):
                         train_step = compiled_by_all(run.name, train_step, state, batch)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics = train_step(state, batch)
                 if pending:  # one step late, so that the device never waits for the log
                     check_finite(recent)
