@@ -38,6 +38,7 @@ from blip_jax.models.med import (
     DecodingTransformer,
     KeysValues,
     LmHead,
+    Source,
     TextTransformer,
 )
 from blip_jax.models.vit import VisionTransformer
@@ -168,26 +169,34 @@ class Blip:
         hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)[0]
         return unit(linear(params["text_proj"], hidden[:, 0]))
 
+    def keys_values(self, params: Params, image_tokens: jax.Array) -> KeysValues:
+        """Cross-attention keys and values of image tokens, two of [L, B, S, H, D].
+
+        Whatever reads an image takes them in place of its tokens, so that what reads it several
+        times projects it once; the decoder too, where it shares the encoder's cross-attention.
+        """
+        return cross_keys_values(encoder_view(params), image_tokens, self.config.text.heads)
+
     def match_logits(
         self,
         params: Params,
-        image_tokens: jax.Array,
+        images: Source,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC].
 
-        N texts that follow each other may share an image: image_tokens are then [B / N, S, W],
-        and the keys and values of an image are computed once.
+        `images` are tokens [B, S, W], or `keys_values` of them. N texts that follow each other
+        may share an image: they are then of B / N images, each projected once.
         """
-        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
+        hidden = self.question_tokens(params, images, input_ids, attention_mask, rng)
         return linear(params["itm_head"], hidden[:, 0])
 
     def question_tokens(
         self,
         params: Params,
-        image_tokens: jax.Array,
+        images: Source,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
@@ -197,7 +206,7 @@ class Blip:
         Those of a question are what VQA's decoder reads instead of the image.
         """
         view = encoder_view(params)
-        return self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
+        return self._encode(view, input_ids, attention_mask, images, rng)[0]
 
     def nlvr_logits(
         self,
@@ -270,7 +279,7 @@ class Blip:
     def lm_logits(
         self,
         params: Params,
-        source: jax.Array,
+        source: Source,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
@@ -278,7 +287,8 @@ class Blip:
     ) -> jax.Array:
         """Next-token logits [B, T, V], float32. Texts begin with [DEC].
 
-        The source [B, S, W] is the image's tokens; in VQA the question's, with its padding mask.
+        The source [B, S, W] is the image's tokens, or their `keys_values`; in VQA the question's,
+        with its padding mask.
         """
         view = decoder_view(params)
         args = (view, input_ids, attention_mask, source, rng)
@@ -346,7 +356,7 @@ class Blip:
         view: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: jax.Array | None,
+        source: Source | None,
         rng: jax.Array | None,
         causal: bool = False,
         source_mask: jax.Array | None = None,
