@@ -5,6 +5,8 @@
 
 Weights are random and the same length is written by both, so that both do the same work. A row
 runs ours and theirs in turn, `--rounds` times after a first call of each; figures are medians.
+Beside them stand the matrix products of our side and how near they come to the rate that the
+machine has for nothing else (`benchmarks/roofline.py` draws both).
 """
 
 import argparse
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import peers
 import torch
@@ -36,6 +39,7 @@ from blip_jax.tasks import caption
 from blip_jax.tasks.contrastive import Contrastive
 from blip_jax.tasks.pretrain import Pretrain
 from blip_jax.tasks.stateless import Stateless
+from blip_jax.train.flops import matmul_bytes, matmul_flops
 from blip_jax.train.mesh import make_mesh, put_batch
 from blip_jax.train.optimizer import make_optimizer
 from blip_jax.train.settings import train_settings
@@ -232,10 +236,9 @@ def our_step(args: argparse.Namespace, blip: Blip, params: Any, task: Any) -> Ca
         step = make_train_step(task, optimizer, layout, mesh)
         arrays = put_batch(batch, mesh)
 
-    def call() -> None:
-        with jax.set_mesh(mesh):
-            held[0], metrics = step(held[0], arrays)
-        ready(metrics)
+    def call() -> Any:
+        held[0], metrics = step(held[0], arrays)
+        return ready(metrics)
 
     return call
 
@@ -320,6 +323,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     first = [seconds(call) for call in calls]
     pairs = [[seconds(call) for call in calls] for _ in range(args.rounds)]
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    flops, moved = work(row.ours())
     return {
         "row": name,
         "unit": f"{row.unit}/s",
@@ -328,8 +332,36 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "ratio": statistics.median(b / a for a, b in pairs),
         "spread": [min(b / a for a, b in pairs), max(b / a for a, b in pairs)],
         "first_call_seconds": first,
+        "gflop": flops / 1e9,
+        "gbyte": moved / 1e9,
+        "gflops": flops / 1e9 / ours,
         **({"peak_gib": {side: peak(name, side, args) for side in SIDES}} if args.memory else {}),
     }
+
+
+def work(call: Call) -> tuple[int, int]:
+    """FLOPs and bytes of the matrix products of a call of ours."""
+    jaxpr = jax.make_jaxpr(call)().jaxpr
+    return matmul_flops(jaxpr, turns=NEW), matmul_bytes(jaxpr, turns=NEW)
+
+
+@functools.cache
+def machine(dtype: str) -> dict[str, float]:
+    """What the machine does at best of nothing but a ViT's widest product, and of copying."""
+    x, w, held = (
+        jnp.ones((4608, 768), dtype),
+        jnp.ones((768, 3072), dtype),
+        [jnp.ones((4096, 8192))],
+    )
+    product, again = jax.jit(jnp.matmul), jax.jit(jnp.negative, donate_argnums=0)
+
+    def copy() -> None:
+        held[0] = ready(again(held[0]))
+
+    calls = (lambda: ready(product(x, w)), copy)
+    best = [min(seconds(call) for _ in range(20)) for call in calls]
+    gflop, gbyte = 2 * 4608 * 768 * 3072 / 1e9, 2 * held[0].nbytes / 1e9
+    return {"gflops": gflop / best[0], "gbytes": gbyte / best[1]}
 
 
 def peak(name: str, side: str, args: argparse.Namespace) -> float:
@@ -354,6 +386,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
         "device": str(jax.devices()[0].device_kind),
+        "machine": machine(args.dtype),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "versions": {m.__name__: m.__version__ for m in (jax, torch, transformers)},
@@ -361,17 +394,17 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown."""
+def table(results: list[dict[str, Any]], best: float) -> str:
+    """Markdown; `best` is the machine's GFLOP/s."""
     lines = [
-        "| row | ours | transformers | ratio (lowest to highest) |",
-        "| --- | ---: | ---: | ---: |",
+        "| row | ours | transformers | ratio (lowest to highest) | of the machine's rate |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
     for r in results:
         low, high = r["spread"]
         lines.append(
             f"| {r['row']} | {r['ours']:.3g} {r['unit']} | {r['theirs']:.3g} {r['unit']} | "
-            f"{r['ratio']:.2f} ({low:.2f} to {high:.2f}) |"
+            f"{r['ratio']:.2f} ({low:.2f} to {high:.2f}) | {100 * r['gflops'] / best:.0f} % |"
         )
     return "\n".join(lines)
 
@@ -404,7 +437,7 @@ def main() -> None:
         print(json.dumps(results[-1]), flush=True)
         if args.out:
             args.out.write_text(json.dumps(facts(args) | {"results": results}, indent=1) + "\n")
-    print("\n" + table(results))
+    print("\n" + table(results, machine(args.dtype)["gflops"]))
 
 
 if __name__ == "__main__":

@@ -179,8 +179,10 @@ def run_compile(argv: list[str]) -> None:
     flags.DEFINE_string("topology", None, "such as v5e:16x16", flag_values=values)
     config = read_config(argv, values)
     from blip_jax.compiling import compile_programs
+    from blip_jax.train.ahead import chip_of, table
 
-    print(compile_programs(config, values.topology))
+    programs = compile_programs(config, values.topology)
+    print(table(programs, chip_of(values.topology) if values.topology else None))
 
 
 def run_goodput(argv: list[str]) -> None:

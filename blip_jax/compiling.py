@@ -26,23 +26,19 @@ from blip_jax.training import changed, count_rows
 TEXTS = 2  # that a scored image has: CapFilt's web text and its synthetic one
 
 
-def compile_programs(config: ConfigDict, topology: str | None) -> str:
+def compile_programs(config: ConfigDict, topology: str | None) -> list[ahead.Program]:
     """The train step of `config`, and the passes its model can do, compiled for a topology or for
-    the devices there are.
+    the devices there are. Nothing is allocated and nothing is run.
 
-    Each takes `run.batch_size` rows over all devices: captions by nucleus sampling, two texts an
-    image scored by ITM and ITC, and ITM of one text an image.
-
-    Returns:
-      A table of what the compiler says. Nothing is allocated and nothing is run.
+    Each takes `run.batch_size` rows over all devices: captions by nucleus sampling, as long as
+    they may be, two texts an image scored by ITM and ITC, and ITM of one text an image.
     """
     devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
     mesh = make_mesh(config.run.mesh.to_dict(), devices)
     count_rows(config, config.run.batch_size)  # how many steps does not matter
     check_batch(config.run, mesh)
     model = changed(BlipConfig(), config.model)
-    programs = [train_step(config, model, mesh), *passes(config.run, unpadded(model), mesh)]
-    return ahead.table(programs, ahead.CHIPS[ahead.chip_of(topology)] if topology else None)
+    return [train_step(config, model, mesh), *passes(config.run, unpadded(model), mesh)]
 
 
 def train_step(config: ConfigDict, model: BlipConfig, mesh: Mesh) -> ahead.Program:
@@ -79,9 +75,10 @@ def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Pro
     with jax.set_mesh(mesh):
         if "caption" in ABILITIES[model.task]:
             keys = ahead.on_batch(jax.eval_shape(lambda: seed_keys(range(rows))), mesh)
-            program = caption_program(blip, CaptionOptions(method="nucleus"))
-            inputs = (pixels, shapes(1), shapes(), keys)
-            yield ahead.describe("captions", mesh, program, params, *inputs)
+            options = CaptionOptions(method="nucleus")
+            program, inputs = caption_program(blip, options), (pixels, shapes(1), shapes(), keys)
+            turns = options.max_new_tokens
+            yield ahead.describe("captions", mesh, program, params, *inputs, turns=turns)
         if "match" in ABILITIES[model.task]:
             for name, texts in (("scores", TEXTS), ("ITM", 1)):
                 ids = shapes(texts, length)

@@ -17,7 +17,7 @@ from blip_jax.config import BlipConfig
 from blip_jax.models.blip import Blip
 from blip_jax.tasks import caption, trainable
 from blip_jax.train import ahead, hlo
-from blip_jax.train.flops import matmul_flops
+from blip_jax.train.flops import matmul_bytes, matmul_flops
 from blip_jax.train.mesh import make_mesh
 from blip_jax.train.state import abstract_state, make_train_step
 from blip_jax.training import changed
@@ -97,6 +97,7 @@ def test_the_step_says_how_activations_lie():
     assert any(spec == f"[{rows}, {{}}, {{}}]" for spec in found), found[:5]
 
 
+TITLES = ["train step", "captions", "scores", "ITM"]
 HLO = """
 %turn (p: (s32[], bf16[1,128])) -> (s32[], bf16[1,128]) {
   %a = bf16[8,128]{1,0} all-gather(bf16[1,128] %x), backend_config={"estimated_cycles":"70"}
@@ -141,6 +142,20 @@ def test_flops_are_those_of_the_formula():
     assert found == rows * (patches + vision.depth * block)
 
 
+def test_products_are_counted_with_the_turns_of_their_loops():
+    a, b = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((4, 3), (3, 3)))
+
+    def program(a, b):
+        a, _ = jax.lax.scan(lambda x, _: (x @ b, None), a, length=5)
+        a = jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ b, a)
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b, lambda: a @ b)
+
+    jaxpr = jax.make_jaxpr(program)(a, b).jaxpr
+    for turns in (1, 7):
+        assert matmul_flops(jaxpr, turns) == (5 + turns + 2) * 2 * 4 * 3 * 3
+        assert matmul_bytes(jaxpr, turns) == (5 + turns + 2) * 4 * (4 * 3 + 3 * 3 + 4 * 3)
+
+
 def test_flops_are_those_the_compiler_counts():
     """It counts one turn of a loop, so none is left here; and elementwise work, which is little."""
     wide = {"width": 256, "mlp_width": 1024}
@@ -157,7 +172,7 @@ def test_flops_are_those_the_compiler_counts():
 
 def test_the_table_sets_what_is_needed_beside_what_there_is():
     moved = {"all-reduce": (2, 2**21)}
-    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, moved, 10**9, 30.0)
+    program = ahead.Program("train step", 8 * ahead.GIB, 100e12, 1e12, moved, 10**9, 30.0)
     chip = ahead.CHIPS["v5e"]
     assert np.isclose(chip.seconds(10**9), 1 / 1.503, rtol=1e-3)  # its clock is 1.5 GHz
     text = ahead.table([program], chip)
@@ -171,9 +186,10 @@ def test_every_pass_of_a_config_is_compiled():
     config = load_config("pretrain").get_config("tiny")
     config.run.mesh.data = 8
     config.model.text.dropout = 0.0  # which the compiler takes its time for
-    text = compile_programs(config, None)
-    rows = [line.split("|")[1].strip() for line in text.splitlines()[2:6]]
-    assert rows == ["train step", "captions", "scores", "ITM"]
+    step, captions, scores, itm = compile_programs(config, None)
+    assert [p.name for p in (step, captions, scores, itm)] == TITLES
+    assert itm.flops < scores.flops < step.flops and captions.flops < step.flops
+    assert all(p.memory > 0 and p.moved > 0 for p in (step, captions, scores, itm))
 
 
 @pytest.mark.parametrize("name", ["caption", "vqa", "retrieval", "nlvr", "visdial"])

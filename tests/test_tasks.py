@@ -175,7 +175,7 @@ def test_frozen_tower_stays(pretrained, data, tmp_path):
 def test_a_step_compiles_without_data():
     config = get_config(ROOT / "configs/vqa.py", "tiny")
     config.run.batch_size = 8  # one row a device
-    assert "train step" in compile_programs(config, None)
+    assert compile_programs(config, None)[0].flops > 0
 
 
 def test_mistakes_are_told(pretrained, data, tmp_path):

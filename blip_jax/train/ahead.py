@@ -14,7 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from blip_jax.train import hlo
-from blip_jax.train.flops import matmul_flops
+from blip_jax.train.flops import matmul_bytes, matmul_flops
 from blip_jax.train.mesh import BATCH
 from blip_jax.train.optimizer import frozen, make_optimizer
 from blip_jax.train.state import Task, abstract_state, make_train_step
@@ -28,6 +28,7 @@ class Chip:
 
     memory: int  # bytes
     peak: float  # bfloat16 FLOP/s
+    bandwidth: float  # of its memory, bytes/s
     cycle: float  # FLOPs a cycle: the matrix units' multiplications and additions
 
     def seconds(self, cycles: int) -> float:
@@ -36,11 +37,11 @@ class Chip:
 
 
 CHIPS = {  # by name in a topology
-    "v4": Chip(32 * GIB, 275e12, 2 * 8 * 128**2),
-    "v5e": Chip(16 * GIB, 197e12, 2 * 4 * 128**2),
-    "v5p": Chip(95 * GIB, 459e12, 2 * 8 * 128**2),
-    "v6e": Chip(32 * GIB, 918e12, 2 * 4 * 256**2),
-    "tpu7x": Chip(96 * GIB, 1153e12, 2 * 4 * 256**2),
+    "v4": Chip(32 * GIB, 275e12, 1.2e12, 2 * 8 * 128**2),
+    "v5e": Chip(16 * GIB, 197e12, 819e9, 2 * 4 * 128**2),
+    "v5p": Chip(95 * GIB, 459e12, 2765e9, 2 * 8 * 128**2),
+    "v6e": Chip(32 * GIB, 918e12, 1640e9, 2 * 4 * 256**2),
+    "tpu7x": Chip(96 * GIB, 1153e12, 3690e9, 2 * 4 * 256**2),
 }
 
 
@@ -51,6 +52,7 @@ class Program:
     name: str
     memory: int  # bytes: arguments, results that reuse none of them, and temporaries
     flops: float  # of matrix products, what is computed again included
+    moved: float  # bytes that those read and write
     collectives: dict[str, tuple[int, int]]  # kind -> (how many, bytes of their results)
     cycles: int  # that the compiler expects of its instructions in a row; 0 where it does not say
     compile_seconds: float
@@ -62,10 +64,7 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
     Raises:
       ValueError: libtpu is not installed, or knows no such topology.
     """
-    if chip_of(name) not in CHIPS:
-        raise ValueError(
-            f"topology {name!r}: expected VERSION:SHAPE with one of {', '.join(CHIPS)}"
-        )
+    chip_of(name)
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)
     except Exception as error:  # the plugin raises what it likes
@@ -75,9 +74,14 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
-def chip_of(topology: str) -> str:
-    """ "v5e:16x16" -> "v5e"."""
-    return topology.partition(":")[0].lower()
+def chip_of(topology: str) -> Chip:
+    """That of a topology such as "v5e:16x16"; ValueError where none is known by the name."""
+    chip = CHIPS.get(topology.partition(":")[0].lower())
+    if chip is None:
+        raise ValueError(
+            f"topology {topology!r}: expected VERSION:SHAPE with one of {', '.join(CHIPS)}"
+        )
+    return chip
 
 
 def compile_step(
@@ -99,9 +103,15 @@ def on_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
 
 
-def describe(name: str, mesh: Mesh, jitted: Callable[..., Any], *args: Any) -> Program:
-    """Traces and compiles a jitted function for shapes, and reads off what was found."""
+def describe(
+    name: str, mesh: Mesh, jitted: Callable[..., Any], *args: Any, turns: int = 1
+) -> Program:
+    """Traces and compiles a jitted function for shapes, and reads off what was found.
+
+    `turns` is how often the body of a `while` is run at most.
+    """
     traced = jitted.trace(*args)  # type: ignore[attr-defined]
+    jaxpr = traced.jaxpr.jaxpr
     lowered, started = traced.lower(), time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - started
@@ -115,7 +125,8 @@ def describe(name: str, mesh: Mesh, jitted: Callable[..., Any], *args: Any) -> P
     return Program(
         name,
         used,
-        matmul_flops(traced.jaxpr.jaxpr) / mesh.size,
+        matmul_flops(jaxpr, turns) / mesh.size,
+        matmul_bytes(jaxpr, turns) / mesh.size,
         hlo.collectives(text),
         hlo.cycles(text),
         compile_seconds,
@@ -136,9 +147,7 @@ def table(programs: list[Program], chip: Chip | None) -> str:
     )
     rows = [columns, ("---", "---:", "---:", "---", "---:", "---:", "---:")]
     rows += [cells(program, chip) for program in programs]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.append("\nA caption's FLOPs count one token, its time as many as it may have.")
-    return "\n".join(lines)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def cells(program: Program, chip: Chip | None) -> tuple[str, ...]:

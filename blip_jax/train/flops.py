@@ -1,46 +1,72 @@
-"""Floating-point operations of a program, counted before it is compiled."""
+"""The matrix products of a program, counted before it is compiled."""
 
 import math
 from typing import Any
 
 from jax.extend import core
 
+Product = tuple[int, core.JaxprEqn]  # how often it is done, and what
 
-def matmul_flops(jaxpr: core.Jaxpr) -> int:
+
+def matmul_flops(jaxpr: core.Jaxpr, turns: int = 1) -> int:
     """FLOPs of all matrix products and convolutions of a traced program, over all devices.
 
-    A product of [M, K] and [K, N] counts 2 M K N. The turns of a scan count, what the backward
-    pass computes again counts, of branches the dearest does. The turns of a `while` are not known:
-    one counts.
+    A product of [M, K] and [K, N] counts 2 M K N; see `products`.
     """
-    return sum(_flops(equation) for equation in jaxpr.eqns)
+    return sum(times * _flops(equation) for times, equation in products(jaxpr, turns))
 
 
-def _flops(equation: core.JaxprEqn) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
+def matmul_bytes(jaxpr: core.Jaxpr, turns: int = 1) -> int:
+    """Bytes that the same products read and write, each operand and each result once.
+
+    What is computed between them is taken to cost no traffic of its own, as if it were fused.
+    """
+    return sum(times * _bytes(equation) for times, equation in products(jaxpr, turns))
+
+
+def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
+    """Matrix products and convolutions of a traced program.
+
+    The turns of a scan count, what the backward pass computes again counts, of branches the
+    dearest does. The turns of a `while` are not known: `turns` of each count.
+    """
+    found: list[Product] = []
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name in ("dot_general", "conv_general_dilated"):
+            found.append((1, equation))
+            continue
+        parts = [part for value in params.values() for part in _jaxprs(value)]
+        if name == "cond":
+            parts = [max(parts, key=lambda part: matmul_flops(part, turns))]
+        times = 1
+        if name == "scan":
+            times = params["length"]
+        elif name == "while":
+            times = turns
+        elif name == "shard_map":  # of one device's share
+            times = params["mesh"].size
+        found += [(times * n, inner) for part in parts for n, inner in products(part, turns)]
+    return found
+
+
+def _flops(product: core.JaxprEqn) -> int:
+    params, out = product.params, math.prod(_shape(product.outvars[0]))
+    left, right = map(_shape, product.invars)
+    if product.primitive.name == "dot_general":
         (contract, _), _ = params["dimension_numbers"]
-        left = _shape(equation.invars[0])
-        return 2 * _size(equation.outvars[0]) * math.prod(left[axis] for axis in contract)
-    if name == "conv_general_dilated":
-        kernel = _shape(equation.invars[1])
-        out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * _size(equation.outvars[0]) * math.prod(kernel) // out_features
-    inner = [matmul_flops(part) for value in params.values() for part in _jaxprs(value)]
-    if name == "cond":
-        return max(inner)
-    times = params["length"] if name == "scan" else 1
-    if name == "shard_map":  # of one device's share
-        times = params["mesh"].size
-    return times * sum(inner)
+        return 2 * out * math.prod(left[axis] for axis in contract)
+    out_features = right[params["dimension_numbers"].rhs_spec[0]]
+    return 2 * out * math.prod(right) // out_features
+
+
+def _bytes(product: core.JaxprEqn) -> int:
+    arrays: list[Any] = [variable.aval for variable in (*product.invars, *product.outvars)]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
 
 def _shape(variable: Any) -> tuple[int, ...]:
     return tuple(variable.aval.shape)
-
-
-def _size(variable: Any) -> int:
-    return math.prod(_shape(variable))
 
 
 def _jaxprs(value: Any) -> list[core.Jaxpr]:
