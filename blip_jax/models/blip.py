@@ -170,12 +170,12 @@ class Blip:
         return unit(linear(params["text_proj"], hidden[:, 0]))
 
     def keys_values(self, params: Params, image_tokens: jax.Array) -> KeysValues:
-        """Cross-attention keys and values of image tokens, two of [L, B, S, H, D].
+        """Cross-attention keys and values of image tokens, two of [L, B, S, W].
 
         Whatever reads an image takes them in place of its tokens, so that what reads it several
         times projects it once; the decoder too, where it shares the encoder's cross-attention.
         """
-        return cross_keys_values(encoder_view(params), image_tokens, self.config.text.heads)
+        return cross_keys_values(encoder_view(params), image_tokens)
 
     def match_logits(
         self,
@@ -321,7 +321,10 @@ class Blip:
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
         room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
-        cross = cross_keys_values(view, source, self.config.text.heads)
+        heads = self.config.text.heads
+        cross = jax.tree.map(
+            lambda x: x.reshape(*x.shape[:-1], heads, -1), cross_keys_values(view, source)
+        )
         return self._head(view, last), cross, cache
 
     def for_decoding(self, params: Params) -> Params:
@@ -377,14 +380,13 @@ class Blip:
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
 
 
-def cross_keys_values(view: Params, source: jax.Array, heads: int) -> KeysValues:
-    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H, D]."""
+def cross_keys_values(view: Params, source: jax.Array) -> KeysValues:
+    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H * D]."""
     cross = view["blocks"]["cross_attention"]
 
     def project(name: str) -> jax.Array:
         kernel, bias = cross[name]["kernel"], cross[name]["bias"]
         y = jnp.einsum("bsi,lio->lbso", source, kernel.astype(source.dtype))
-        y = y + bias[:, None, None].astype(y.dtype)
-        return y.reshape(*y.shape[:-1], heads, -1)
+        return y + bias[:, None, None].astype(y.dtype)
 
     return project("key"), project("value")

@@ -19,7 +19,7 @@ from blip_jax.config import BlipConfig, Dtype, TextConfig
 from blip_jax.models.layers import Attention, Mlp, Norm, dense, looked_up, normal, on_mesh, stacked
 
 KeysValues = tuple[jax.Array, jax.Array]
-Source = jax.Array | KeysValues  # tokens, or the cross-attention's keys and values of them
+Source = jax.Array | KeysValues  # tokens, or keys and values of them, their heads side by side
 
 
 class TextEmbeddings(nn.Module):
@@ -82,10 +82,11 @@ class TextBlock(nn.Module):
         return self.add(self.mlp, x, self.mlp(x)), keys_values
 
     def keys_values(self, source: Source) -> KeysValues:
-        """Cross-attention keys and values of the source, which may be them already."""
+        """Cross-attention keys and values [B / N, S, H, D] of the source."""
+        cross = self.cross_attention
         if isinstance(source, tuple):
-            return source
-        keys_values: KeysValues = self.cross_attention.keys_values(source)
+            return cross.split(source[0]), cross.split(source[1])
+        keys_values: KeysValues = cross.keys_values(source)
         return keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
@@ -160,7 +161,7 @@ class TextTransformer(nn.Module):
           input_ids, attention_mask: int [B, T], right-padded.
           source: tokens [B / N, S, W'] of the image (or of VQA's question), each that of N texts
             which follow each other, or their keys and values in every layer, two of
-            [L, B / N, S, H, D]; None for the unimodal encoder.
+            [L, B / N, S, W]; None for the unimodal encoder.
           source_mask: int [B / N, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
