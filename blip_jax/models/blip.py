@@ -38,7 +38,6 @@ from blip_jax.models.med import (
     DecodingTransformer,
     KeysValues,
     LmHead,
-    Source,
     TextTransformer,
 )
 from blip_jax.models.vit import VisionTransformer
@@ -169,34 +168,26 @@ class Blip:
         hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)[0]
         return unit(linear(params["text_proj"], hidden[:, 0]))
 
-    def keys_values(self, params: Params, image_tokens: jax.Array) -> KeysValues:
-        """Cross-attention keys and values of image tokens, two of [L, B, S, W].
-
-        Whatever reads an image takes them in place of its tokens, so that what reads it several
-        times projects it once; the decoder too, where it shares the encoder's cross-attention.
-        """
-        return cross_keys_values(encoder_view(params), image_tokens)
-
     def match_logits(
         self,
         params: Params,
-        images: Source,
+        image_tokens: jax.Array,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """ITM logits [B, 2], float32; class 1 is a match. Texts begin with [ENC].
 
-        `images` are tokens [B, S, W], or `keys_values` of them. N texts that follow each other
-        may share an image: they are then of B / N images, each projected once.
+        N texts that follow each other may share an image: image_tokens are then [B / N, S, W],
+        and the keys and values of an image are computed once.
         """
-        hidden = self.question_tokens(params, images, input_ids, attention_mask, rng)
+        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
         return linear(params["itm_head"], hidden[:, 0])
 
     def question_tokens(
         self,
         params: Params,
-        images: Source,
+        image_tokens: jax.Array,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
@@ -206,7 +197,7 @@ class Blip:
         Those of a question are what VQA's decoder reads instead of the image.
         """
         view = encoder_view(params)
-        return self._encode(view, input_ids, attention_mask, images, rng)[0]
+        return self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
 
     def nlvr_logits(
         self,
@@ -279,7 +270,7 @@ class Blip:
     def lm_logits(
         self,
         params: Params,
-        source: Source,
+        source: jax.Array,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         rng: jax.Array | None = None,
@@ -287,8 +278,7 @@ class Blip:
     ) -> jax.Array:
         """Next-token logits [B, T, V], float32. Texts begin with [DEC].
 
-        The source [B, S, W] is the image's tokens, or their `keys_values`; in VQA the question's,
-        with its padding mask.
+        The source [B, S, W] is the image's tokens; in VQA the question's, with its padding mask.
         """
         view = decoder_view(params)
         args = (view, input_ids, attention_mask, source, rng)
@@ -321,10 +311,7 @@ class Blip:
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
         room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
-        heads = self.config.text.heads
-        cross = jax.tree.map(
-            lambda x: x.reshape(*x.shape[:-1], heads, -1), cross_keys_values(view, source)
-        )
+        cross = cross_keys_values(view, source, self.config.text.heads)
         return self._head(view, last), cross, cache
 
     def for_decoding(self, params: Params) -> Params:
@@ -359,7 +346,7 @@ class Blip:
         view: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: Source | None,
+        source: jax.Array | None,
         rng: jax.Array | None,
         causal: bool = False,
         source_mask: jax.Array | None = None,
@@ -380,13 +367,14 @@ class Blip:
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
 
 
-def cross_keys_values(view: Params, source: jax.Array) -> KeysValues:
-    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H * D]."""
+def cross_keys_values(view: Params, source: jax.Array, heads: int) -> KeysValues:
+    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H, D]."""
     cross = view["blocks"]["cross_attention"]
 
     def project(name: str) -> jax.Array:
         kernel, bias = cross[name]["kernel"], cross[name]["bias"]
         y = jnp.einsum("bsi,lio->lbso", source, kernel.astype(source.dtype))
-        return y + bias[:, None, None].astype(y.dtype)
+        y = y + bias[:, None, None].astype(y.dtype)
+        return y.reshape(*y.shape[:-1], heads, -1)
 
     return project("key"), project("value")

@@ -19,7 +19,6 @@ from blip_jax.config import BlipConfig, Dtype, TextConfig
 from blip_jax.models.layers import Attention, Mlp, Norm, dense, looked_up, normal, on_mesh, stacked
 
 KeysValues = tuple[jax.Array, jax.Array]
-Source = jax.Array | KeysValues  # tokens, or keys and values of them, their heads side by side
 
 
 class TextEmbeddings(nn.Module):
@@ -67,27 +66,18 @@ class TextBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: Source | None,
+        source: jax.Array | None,
         mask: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, T, W], source of B / N rows, masks -> x, self-attention keys and values."""
+        """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values."""
         x, keys_values = self.self_attend(x, mask)
         if source is not None:
-            cross = self.keys_values(source)
-            # N texts query their source as one.
-            together = x.reshape(len(cross[0]), -1, x.shape[-1])
+            cross = self.cross_attention.keys_values(source)
+            together = x.reshape(len(source), -1, x.shape[-1])  # N texts query their source as one
             h = self.attend(self.cross_attention, together, cross, source_mask)
             x = self.add(self.cross_attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
-
-    def keys_values(self, source: Source) -> KeysValues:
-        """Cross-attention keys and values [B / N, S, H, D] of the source."""
-        cross = self.cross_attention
-        if isinstance(source, tuple):
-            return cross.split(source[0]), cross.split(source[1])
-        keys_values: KeysValues = cross.keys_values(source)
-        return keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
         """The first branch of the block: x [B, T, W] and its mask -> x, keys and values."""
@@ -149,7 +139,7 @@ class TextTransformer(nn.Module):
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: Source | None = None,
+        source: jax.Array | None = None,
         source_mask: jax.Array | None = None,
         *,
         causal: bool = False,
@@ -160,8 +150,7 @@ class TextTransformer(nn.Module):
         Args:
           input_ids, attention_mask: int [B, T], right-padded.
           source: tokens [B / N, S, W'] of the image (or of VQA's question), each that of N texts
-            which follow each other, or their keys and values in every layer, two of
-            [L, B / N, S, W]; None for the unimodal encoder.
+            which follow each other; None for the unimodal encoder.
           source_mask: int [B / N, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
@@ -181,8 +170,7 @@ class TextTransformer(nn.Module):
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
         c = self.config
-        by_layer = 0 if isinstance(source, tuple) else nn.broadcast
-        scan: Any = {"length": c.text.depth, "in_axes": (by_layer, nn.broadcast, nn.broadcast)}
+        scan: Any = {"length": c.text.depth, "in_axes": (nn.broadcast,) * 3}
         blocks = stacked(TextBlock, c.text.remat, c.unroll, **scan)
         run = blocks(c.text, c.dtype, deterministic, name="blocks")
         return run(x, source, mask, attention_mask_of(source_mask))

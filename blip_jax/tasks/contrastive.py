@@ -9,10 +9,8 @@ import optax
 
 from blip_jax import losses
 from blip_jax.models.blip import Blip, Params, unimodal_part
-from blip_jax.models.med import KeysValues
 
 Batch = dict[str, jax.Array]
-Images = tuple[jax.Array, KeysValues]  # tokens [B, S, W], and `Blip.keys_values` of them
 Memory = dict[str, Any]
 
 
@@ -65,7 +63,7 @@ class Contrastive:
 
     def __call__(
         self, params: Params, memory: Memory, batch: Batch, rng: jax.Array, step: jax.Array
-    ) -> tuple[dict[str, jax.Array], Images, Memory, dict[str, jax.Array]]:
+    ) -> tuple[dict[str, jax.Array], jax.Array, Memory, dict[str, jax.Array]]:
         """ITC and ITM over a batch.
 
         Args:
@@ -77,7 +75,7 @@ class Contrastive:
           step: for the ramp of alpha.
 
         Returns:
-          {"itc", "itm"} losses, the images as the student sees them, the memory after the step,
+          {"itc", "itm"} losses, the online image tokens [B, S, W], the memory after the step,
           and metrics.
         """
         keys = jax.random.split(rng, 6)
@@ -109,8 +107,7 @@ class Contrastive:
             alpha,
         )
         in_batch = [jax.lax.stop_gradient(x[:, : ids.shape[0]]) for x in (i2t, t2i)]
-        images = (tokens, self.model.keys_values(params, tokens))
-        itm, itm_metrics = self.match(params, images, batch, in_batch, keys[3:])
+        itm, itm_metrics = self.match(params, tokens, batch, in_batch, keys[3:])
         if "queue" in memory:
             memory = memory | {"queue": enqueue(memory["queue"], fresh)}
         metrics = itm_metrics | {
@@ -121,7 +118,7 @@ class Contrastive:
             "teacher_cosine_image": jnp.mean(jnp.sum(image * teacher_image, -1)),
             "teacher_cosine_text": jnp.mean(jnp.sum(text * teacher_text, -1)),
         }
-        return {"itc": loss_itc, "itm": itm}, images, memory, metrics
+        return {"itc": loss_itc, "itm": itm}, tokens, memory, metrics
 
     def teach(self, teacher: Params, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The teacher's image and text features of a batch, two of [B, E]."""
@@ -135,7 +132,7 @@ class Contrastive:
     def match(
         self,
         params: Params,
-        images: Images,
+        tokens: jax.Array,
         batch: Batch,
         in_batch: list[jax.Array],
         keys: jax.Array,
@@ -149,14 +146,10 @@ class Contrastive:
         i2t, t2i = in_batch
         hard_image, has_image = losses.hard_negatives(keys[0], t2i, same, group)
         hard_text, has_text = losses.hard_negatives(keys[1], i2t, same, group)
-        tokens, shown = images
-        # Tokens are picked, not their keys and values: those of all layers are many times larger,
-        # and would have to travel where a group is spread over devices.
-        hard = self.model.keys_values(params, pick(tokens, hard_image, group))
-        sources = jax.tree.map(lambda a, b: jax.vmap(beside)(a, b, a), shown, hard)
+        images = beside(tokens, pick(tokens, hard_image, group), tokens)
         texts = beside(ids, ids, pick(ids, hard_text, group))
         masks = beside(mask, mask, pick(mask, hard_text, group))
-        logits = self.model.match_logits(params, sources, texts, masks, keys[2])
+        logits = self.model.match_logits(params, images, texts, masks, keys[2])
         labels = jnp.tile(jnp.array([1, 0, 0]), size)
         weights = beside(jnp.ones(size), has_image, has_text)
         loss = losses.itm(logits, labels, weights)

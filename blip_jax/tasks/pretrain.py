@@ -47,12 +47,10 @@ class Pretrain:
     ) -> tuple[jax.Array, tuple[Memory, dict[str, jax.Array]]]:
         """Sum of the three losses; the memory after the step; metrics."""
         rng, lm_rng = jax.random.split(rng)
-        parts, images, memory, metrics = self.contrastive(params, memory, batch, rng, step)
+        parts, tokens, memory, metrics = self.contrastive(params, memory, batch, rng, step)
         model, mask = self.contrastive.model, batch["attention_mask"]
-        tokens, keys_values = images
-        source = tokens if model.config.sharing == "none" else keys_values
         ids = batch["input_ids"].at[:, 0].set(model.config.text.dec_id)
-        logits = model.lm_logits(params, source, ids, mask, lm_rng)
+        logits = model.lm_logits(params, tokens, ids, mask, lm_rng)
         parts["lm"] = losses.lm(logits, ids, mask)
         loss = parts["itc"] + parts["itm"] + parts["lm"]
         metrics |= {f"loss_{name}": value for name, value in parts.items()}
