@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "val": "",
             "image_root": "",
             "clean": 0.2,  # share of the training images
-            "noise": 0.4,  # share of the other images whose text is another's
+            "noise": 0.6,  # share of the other images whose text is another's
             "extra": "",
             "extra_root": "",
             "seed": 0,
@@ -98,7 +98,13 @@ def get_config(variant: str = "") -> ConfigDict:
     # CapFilt
     config.capfilt = ConfigDict(
         {
-            "caption": {"method": "nucleus", "top_p": 0.9, "num_captions": 1, "max_new_tokens": 20},
+            "caption": {
+                "method": "nucleus",
+                # What a captioner of a few minutes puts into its last tenth is noise.
+                "top_p": 0.6 if cpu else 0.9,
+                "num_captions": 1,
+                "max_new_tokens": 20,
+            },
             "threshold": 0.5,  # ITM probability
             "batch_size": batch_size,
         }
