@@ -67,7 +67,10 @@ def expected(topology: str, rows: int) -> tuple[Roof, list[Pass]]:
     points = [
         Pass(p.name, p.flops, p.moved, chip.seconds(p.cycles))
         for p in compile_programs(config, topology)
+        if p.cycles  # 0 where the compiler does not say
     ]
+    if not points:
+        raise SystemExit(f"the compiler of {topology} says of no pass how long it takes")
     return Roof(f"TPU {topology.partition(':')[0]}, bfloat16", chip.peak, chip.bandwidth), points
 
 

@@ -100,7 +100,7 @@ def get_config(variant: str = "") -> ConfigDict:
         {
             "caption": {
                 "method": "nucleus",
-                # What a captioner of a few minutes puts into its last tenth is noise.
+                # The tail of what a captioner of a few minutes would say is noise.
                 "top_p": 0.6 if cpu else 0.9,
                 "num_captions": 1,
                 "max_new_tokens": 20,

@@ -97,7 +97,6 @@ def test_the_step_says_how_activations_lie():
     assert any(spec == f"[{rows}, {{}}, {{}}]" for spec in found), found[:5]
 
 
-TITLES = ["train step", "captions", "scores", "ITM"]
 HLO = """
 %turn (p: (s32[], bf16[1,128])) -> (s32[], bf16[1,128]) {
   %a = bf16[8,128]{1,0} all-gather(bf16[1,128] %x), backend_config={"estimated_cycles":"70"}
@@ -186,10 +185,11 @@ def test_every_pass_of_a_config_is_compiled():
     config = load_config("pretrain").get_config("tiny")
     config.run.mesh.data = 8
     config.model.text.dropout = 0.0  # which the compiler takes its time for
-    step, captions, scores, itm = compile_programs(config, None)
-    assert [p.name for p in (step, captions, scores, itm)] == TITLES
+    programs = compile_programs(config, None)
+    assert [p.name for p in programs] == ["train step", "captions", "scores", "ITM"]
+    step, captions, scores, itm = programs
     assert itm.flops < scores.flops < step.flops and captions.flops < step.flops
-    assert all(p.memory > 0 and p.moved > 0 for p in (step, captions, scores, itm))
+    assert all(p.memory > 0 and p.moved > 0 for p in programs)
 
 
 @pytest.mark.parametrize("name", ["caption", "vqa", "retrieval", "nlvr", "visdial"])

@@ -40,7 +40,7 @@ CHIPS = {  # by name in a topology
     "v4": Chip(32 * GIB, 275e12, 1.2e12, 2 * 8 * 128**2),
     "v5e": Chip(16 * GIB, 197e12, 819e9, 2 * 4 * 128**2),
     "v5p": Chip(95 * GIB, 459e12, 2765e9, 2 * 8 * 128**2),
-    "v6e": Chip(32 * GIB, 918e12, 1640e9, 2 * 4 * 256**2),
+    "v6e": Chip(32 * GIB, 918e12, 1638e9, 2 * 4 * 256**2),
     "tpu7x": Chip(96 * GIB, 1153e12, 3690e9, 2 * 4 * 256**2),
 }
 
@@ -64,7 +64,7 @@ def topology_devices(name: str, slices: int = 1) -> list[Any]:
     Raises:
       ValueError: libtpu is not installed, or knows no such topology.
     """
-    chip_of(name)
+    chip_of(name)  # libtpu's own error for an unknown one says little
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=slices)
     except Exception as error:  # the plugin raises what it likes
