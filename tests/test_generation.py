@@ -43,10 +43,10 @@ class ToyModel:
         return shifted - np.log(np.exp(shifted).sum(dtype=np.float32))
 
     def decode(self, tokens, position, cache):
-        state = cache["state"][0, :, :, 0]
+        state = cache["state"][:, :, 0]
         state = (state * 131 + tokens * 17 + position[:, None] * 7) % STATES
         jax.debug.callback(self._count)
-        return jnp.asarray(self.table)[state], {"state": state[None, :, :, None]}
+        return jnp.asarray(self.table)[state], {"state": state[:, :, None]}
 
     def _count(self):
         self.calls += 1
@@ -58,7 +58,7 @@ class ToyModel:
         for row, prompt in zip(padded, prompts, strict=True):
             row[: len(prompt)] = prompt
         states = np.array([self.state(p) for p in prompts], np.int32)
-        cache = {"state": jnp.asarray(states)[None, :, None, None]}
+        cache = {"state": jnp.asarray(states)[:, None, None]}
         logits = np.stack([self.logits(p) for p in prompts])
         return jnp.asarray(logits), cache, jnp.asarray(padded), jnp.asarray(lengths)
 

@@ -31,7 +31,7 @@ class Beams:
       sums: float32 [B, K], sum of the constrained log-probabilities of each open beam.
       hypotheses: the best ended texts, best first; a free place has score -inf.
       done: bool [B], no open beam can beat the row's hypotheses any more; the row is frozen.
-      cache: the model's, leaves [L, B, K, ...] in the order of the beams; it lacks the newest
+      cache: the model's, leaves [B, K, ...] in the order of the beams; it lacks the newest
         token.
     """
 
@@ -194,8 +194,8 @@ def _merge(kept: Generated, offered: Generated) -> Generated:
 
 
 def _reorder(cache: Cache, parents: jax.Array) -> Cache:
-    """Gives every beam the cache of the one it continues; leaves [L, B, K, ...]."""
-    return jax.tree.map(lambda leaf: _pick(leaf, parents[None], axis=2), cache)
+    """Gives every beam the cache of the one it continues; leaves [B, K, ...]."""
+    return jax.tree.map(lambda leaf: _pick(leaf, parents, axis=1), cache)
 
 
 def _pick(array: jax.Array, index: jax.Array, axis: int) -> jax.Array:

@@ -11,7 +11,7 @@ from jax import lax
 
 from blip_jax.generation.logits import Constraints
 
-Cache = Any  # a pytree whose leaves are all [L, B, K, ...]
+Cache = Any  # a pytree whose leaves are all [B, K, ...]
 # (tokens int32 [B, K], position int32 [B], cache) -> (logits float32 [B, K, V], cache)
 Decode = Callable[[jax.Array, jax.Array, Cache], tuple[jax.Array, Cache]]
 # (constrained scores float32 [B, K, V], step int32 []) -> tokens int32 [B, K]
@@ -46,7 +46,7 @@ class Texts:
       log_probs: float32 [B, K, T], the model's log-probability of each token.
       lengths: int32 [B, K], tokens written before the text ended.
       finished: bool [B, K], the text has its end token.
-      cache: the model's, leaves [L, B, K, ...]; it lacks the newest token.
+      cache: the model's, leaves [B, K, ...]; it lacks the newest token.
     """
 
     step: jax.Array
@@ -76,7 +76,7 @@ def greedy(
       decode: feeds tokens [B, K] at absolute position [B]; next-token logits and the cache.
         The highest position it is fed is prompt_length + max_new_tokens - 2.
       logits: float32 [B, V], next-token logits after each row's prompt.
-      cache: leaves [L, B, 1, ...], filled with the prompt.
+      cache: leaves [B, 1, ...], filled with the prompt.
       prompt: int32 [B, P], padded on the right.
       prompt_length: int32 [B], the first token included.
       max_new_tokens: T, the end token included.
@@ -175,7 +175,7 @@ def expand_logits(logits: jax.Array, beams: int) -> jax.Array:
 
 
 def expand_cache(cache: Cache, beams: int) -> Cache:
-    """Leaves [L, B, 1, ...] to [L, B, K, ...]."""
+    """Leaves [B, 1, ...] to [B, K, ...]."""
     return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (*leaf.shape[:2], beams, *leaf.shape[3:])), cache
+        lambda leaf: jnp.broadcast_to(leaf, (len(leaf), beams, *leaf.shape[2:])), cache
     )

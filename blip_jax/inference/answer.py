@@ -142,13 +142,9 @@ def beam_program(
     source_mask = mask if blip.config.conventions.question_mask else None
     prompt = jnp.full((len(ids), 1), text.dec_id)
     lengths = jnp.ones(len(ids), jnp.int32)
-    logits, cross, cache = blip.prefill(
-        params, source, prompt, lengths, max_new_tokens, source_mask
-    )
+    ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
     return generation.beam(
-        functools.partial(blip.decode, blip.for_decoding(params), cross, source_mask=source_mask),
-        logits,
-        cache,
+        *ready,
         prompt,
         lengths,
         num_beams=num_beams,
@@ -184,7 +180,7 @@ def rank_program(
     prompt = jnp.full((len(ids), 1), blip.config.text.dec_id)
     lengths = jnp.ones(len(ids), jnp.int32)
     slots = answers.shape[1] - 2  # [DEC] is the prompt, and the last token is never fed
-    logits, cross, cache = blip.prefill(params, source, prompt, lengths, slots, mask)
+    decode, logits, cache = blip.prefill(params, source, prompt, lengths, slots, mask)
     first = jnp.where(real[None], jax.nn.log_softmax(logits)[:, answers[:, 1]], -jnp.inf)
     chosen = jax.lax.top_k(first, top_k)[1]
     tokens, counts = (jnp.moveaxis(x[chosen], -1, 0)[1:] for x in (answers, answer_mask))
@@ -193,13 +189,11 @@ def rank_program(
         loss = smoothed_nll(logits, token, blip.config.conventions.rank_smoothing)
         return jnp.where(counts, -loss, 0.0)
 
-    ready = blip.for_decoding(params)
-
     def step(state, columns):
         cache, total = state
         position, token, target, count = columns
         at = jnp.broadcast_to(position, lengths.shape)
-        logits, cache = blip.decode(ready, cross, token, at, cache, mask)
+        logits, cache = decode(token, at, cache)
         return (cache, total + score(logits, target, count)), None
 
     total = score(expand_logits(logits, top_k), tokens[0], counts[0])

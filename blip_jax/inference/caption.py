@@ -124,11 +124,8 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
         keys: jax.Array,
     ) -> generation.Generated:
         tokens = blip.image_tokens(params, images)
-        logits, cross, cache = blip.prefill(
-            params, tokens, prompt, prompt_length, options.max_new_tokens
-        )
-        decode = functools.partial(blip.decode, blip.for_decoding(params), cross)
-        start = (decode, logits, cache, prompt, prompt_length)
+        ready = blip.prefill(params, tokens, prompt, prompt_length, options.max_new_tokens)
+        start = (*ready, prompt, prompt_length)
         if options.method == "greedy":
             return generation.greedy(*start, **common)
         if options.method == "nucleus":

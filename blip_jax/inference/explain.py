@@ -17,7 +17,7 @@ from blip_jax.data.text import pre_caption
 from blip_jax.inference.embed import MAX_TOKENS, text_ids
 from blip_jax.inference.trained import Trained
 from blip_jax.models.blip import Blip, Params, encoder_view, linear
-from blip_jax.models.layers import attend
+from blip_jax.models.layers import attend, merge_heads
 from blip_jax.models.med import TextBlock, TextEmbeddings
 
 
@@ -180,5 +180,5 @@ def shifted_block(
     cross = block.cross_attention
     key, value = cross.keys_values(image)
     h = attend(cross.split(cross.query(x)), key, value, None, add_shift)
-    x = block.add(cross, x, cross.out(h.reshape(x.shape)))
+    x = block.add(cross, x, cross.out(merge_heads(h)))
     return block.add(block.mlp, x, block.mlp(x)), seen[0]

@@ -25,6 +25,8 @@ fine-tuned for one task holds less, and a text tree of one role has plain `atten
 
 import dataclasses
 import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,14 +35,12 @@ import jax.numpy as jnp
 from blip_jax.config import BlipConfig
 from blip_jax.models import nlvr
 from blip_jax.models.initial import initial_params
-from blip_jax.models.layers import Params
-from blip_jax.models.med import (
-    DecodingTransformer,
-    KeysValues,
-    LmHead,
-    TextTransformer,
-)
+from blip_jax.models.layers import Params, by_parts, split_heads
+from blip_jax.models.med import KeysValues, LmHead, Source, TextTransformer, feed
 from blip_jax.models.vit import VisionTransformer
+
+# (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
+Decode = Callable[[jax.Array, jax.Array, list[KeysValues]], tuple[jax.Array, list[KeysValues]]]
 
 # CLIP's statistics, which BLIP uses whatever its ViT was trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -141,13 +141,21 @@ class Blip:
         if images.ndim == 3:
             return images
         frames = images.reshape(-1, *images.shape[-3:])
-        tokens = self._vision.apply(
-            {"params": params["vision"]},
+        see = functools.partial(self._see, params["vision"])
+        if rng is None:
+            c = self.config.vision
+            tokens = by_parts(see, c.tokens * c.mlp_width * 4, frames)
+        else:
+            tokens = see(frames, rng)
+        return tokens.reshape(len(images), -1, tokens.shape[-1])
+
+    def _see(self, params: Params, frames: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        return self._vision.apply(
+            {"params": params},
             normalise(frames) if frames.dtype == jnp.uint8 else frames,
             deterministic=rng is None,
             rngs={} if rng is None else {"dropout": rng},
         )
-        return tokens.reshape(len(images), -1, tokens.shape[-1])
 
     def image_embeds(self, params: Params, image_tokens: jax.Array) -> jax.Array:
         """Image tokens -> unit vectors [B, E] of the joint space, float32.
@@ -293,60 +301,54 @@ class Blip:
         prompt_length: jax.Array,
         max_new_tokens: int,
         source_mask: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeysValues, KeysValues]:
-        """Runs right-padded prompts [B, P] through the decoder, ready for `decode`.
+    ) -> tuple[Decode, jax.Array, list[KeysValues]]:
+        """Runs right-padded prompts [B, P] through the decoder, ready to write on.
 
         Rows may have different lengths: what padding writes into the cache lies behind every
         position a row may see, until a generated token overwrites it.
 
         Returns:
-          The logits [B, V] after each row's prompt; the cross-attention keys and values
-          [L, B, S, H, D]; the cache [L, B, 1, P + max_new_tokens, H, D].
+          What feeds tokens [B, K] at position [B] with such a cache, and returns logits [B, K, V]
+          and the new cache; the logits [B, V] after each row's prompt; the cache, keys and values
+          [B, 1, H, P + max_new_tokens, D] of each layer.
         """
         view = decoder_view(params)
+        cross = cross_keys_values(view, source, self.config.text.heads)
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
         hidden, cache = self._encode(
-            view, prompt, mask, source, None, causal=True, source_mask=source_mask
+            view, prompt, mask, cross, None, causal=True, source_mask=source_mask
         )
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
-        room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
+        room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
         cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
-        cross = cross_keys_values(view, source, self.config.text.heads)
-        return self._head(view, last), cross, cache
+        view, apart = self._ready(view), unstacked(cross)
 
-    def for_decoding(self, params: Params) -> Params:
-        """Kernels in the dtype they are used in, so that `decode` need not convert them again
-        for every token; the numbers are the same."""
+        def decode(
+            tokens: jax.Array, position: jax.Array, cache: list[KeysValues]
+        ) -> tuple[jax.Array, list[KeysValues]]:
+            args = (tokens, position, apart, cache, source_mask)
+            hidden, cache = feed(self.config, view, *args)
+            return self._head(view, hidden), cache
+
+        return decode, self._head(view, last), unstacked(cache)
+
+    def _ready(self, view: Params) -> Params:
+        """A decoder view for a token at a time: its layers apart, and kernels in the dtype they
+        are used in, so that no token has to convert them again; the numbers are the same."""
         dtype = jnp.dtype(self.config.dtype)
 
         def used(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             return x.astype(dtype) if path[-1].key == "kernel" else x
 
-        return jax.tree_util.tree_map_with_path(used, params)
-
-    def decode(
-        self,
-        params: Params,
-        cross: KeysValues,
-        tokens: jax.Array,
-        position: jax.Array,
-        cache: KeysValues,
-        source_mask: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeysValues]:
-        """Feeds tokens [B, K] at position [B]; returns logits [B, K, V] and the new cache."""
-        view = decoder_view(params)
-        tree = {name: view[name] for name in ("embeddings", "blocks")}
-        module: Any = DecodingTransformer(self.config)
-        args = (tokens, position, cross, cache, source_mask)
-        hidden, cache = module.apply({"params": tree}, *args)
-        return self._head(view, hidden), cache
+        view = jax.tree_util.tree_map_with_path(used, view)
+        return view | {"blocks": unstacked(view["blocks"])}
 
     def _encode(
         self,
         view: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: jax.Array | None,
+        source: Source,
         rng: jax.Array | None,
         causal: bool = False,
         source_mask: jax.Array | None = None,
@@ -367,14 +369,18 @@ class Blip:
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
 
 
+def unstacked(tree: Any) -> list[Any]:
+    """A tree stacked over layers -> one of each layer."""
+    depth = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(operator.itemgetter(i), tree) for i in range(depth)]
+
+
 def cross_keys_values(view: Params, source: jax.Array, heads: int) -> KeysValues:
-    """Keys and values of a source [B, S, W], all layers at once: two of [L, B, S, H, D]."""
+    """Keys and values of a source [B, S, W] in all layers: two of [L, B, H, S, D]."""
     cross = view["blocks"]["cross_attention"]
 
-    def project(name: str) -> jax.Array:
-        kernel, bias = cross[name]["kernel"], cross[name]["bias"]
-        y = jnp.einsum("bsi,lio->lbso", source, kernel.astype(source.dtype))
-        y = y + bias[:, None, None].astype(y.dtype)
-        return y.reshape(*y.shape[:-1], heads, -1)
+    def project(layer: Params) -> jax.Array:
+        y = source @ layer["kernel"].astype(source.dtype)
+        return split_heads(y + layer["bias"].reshape(1, 1, -1).astype(y.dtype), heads)
 
-    return project("key"), project("value")
+    return jax.lax.map(project, cross["key"]), jax.lax.map(project, cross["value"])

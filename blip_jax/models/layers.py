@@ -17,6 +17,8 @@ Params = dict[str, Any]
 INITIAL_STD = 0.02
 normal = nn.initializers.normal(INITIAL_STD)
 
+CACHED = 2**23  # bytes that a processor's caches can be trusted to hold
+
 # Mesh axes that split a batch; the fourth, "tensor", splits heads, MLPs and the vocabulary.
 BATCH_AXES = ("slice", "data", "fsdp")
 
@@ -59,6 +61,10 @@ def mesh_sizes() -> dict[str, int]:
     return dict(mesh.shape)
 
 
+def on_several_devices() -> bool:
+    return math.prod(mesh_sizes().values()) > 1
+
+
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
     """A linear map with float32 parameters, computed in `dtype`."""
     return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=normal, name=name)
@@ -81,30 +87,84 @@ class Norm(nn.Module):
         return (x * scale.reshape(shape) + bias.reshape(shape)).astype(self.dtype)
 
 
+def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.Array) -> jax.Array:
+    """A function of rows, on a processor over a few rows after the others.
+
+    What the caches hold between two matrix products need not go through memory. Accelerators, and
+    meshes of several devices, which the rows may be spread over, take all rows at once.
+
+    Args:
+      function: arrays [N, ...] -> array [N, ...], each row by itself.
+      bytes_each: of the widest value it computes of a row; `CACHED` of them go together. The
+        backward pass computes such values again.
+      arrays: [N, ...] each.
+    """
+    rows = len(arrays[0])
+    fit = max(CACHED // bytes_each, 1)
+    parts = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= fit)
+    if parts == 1 or on_several_devices():
+        return function(*arrays)
+    again = jax.checkpoint(function, prevent_cse=False)
+
+    def few(*arrays: jax.Array) -> jax.Array:
+        split = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in arrays)
+        y = jax.lax.map(lambda part: again(*part), split)
+        return y.reshape(rows, *y.shape[2:])
+
+    return jax.lax.platform_dependent(*arrays, cpu=few, default=function)
+
+
 def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None,
-    drop: Callable[[jax.Array], jax.Array] = lambda p: p,
+    mask: jax.Array | None = None,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention, softmax in float32.
 
     Args:
-      query: [B, T, H, D].
-      key, value: [B, S, H, D].
+      query: [B, H, T, D].
+      key, value: [B, H, S, D].
       mask: bool, broadcastable to [B, H, T, S]; True where attention is allowed.
       drop: applied to the probabilities (attention dropout).
 
     Returns:
-      [B, T, H, D] in the dtype of `value`.
+      [B, H, T, D] in the dtype of `value`.
     """
-    scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
+    if mask is not None or drop is not None or on_several_devices():
+        return attend_at_once(query, key, value, mask, drop)
+    heads = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
+    scores = query.shape[2] * key.shape[2] * 4
+    return by_parts(attend_at_once, scores, *heads).reshape(query.shape)
+
+
+def attend_at_once(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """`attend` over [..., T, D]: all scores [..., T, S], then all probabilities."""
+    scores = jnp.einsum("...td,...sd->...ts", query, key).astype(jnp.float32)
     scores = scores * (query.shape[-1] ** -0.5)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probs = drop(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
-    return jnp.einsum("bhts,bshd->bthd", probs, value)
+    probs = jax.nn.softmax(scores, axis=-1)
+    probs = (probs if drop is None else drop(probs)).astype(value.dtype)
+    return jnp.einsum("...ts,...sd->...td", probs, value)
+
+
+def split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[..., T, H*D] -> [..., H, T, D]."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, -3)
+
+
+def merge_heads(x: jax.Array) -> jax.Array:
+    """[..., H, T, D] -> [..., T, H*D]."""
+    x = jnp.moveaxis(x, -3, -2)
+    return x.reshape(*x.shape[:-2], -1)
 
 
 class Attention(nn.Module):
@@ -128,11 +188,11 @@ class Attention(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def split(self, x: jax.Array) -> jax.Array:
-        """[..., T, H*D] -> [..., T, H, D]."""
-        return x.reshape(*x.shape[:-1], self.heads, -1)
+        """[..., T, H*D] -> [..., H, T, D]."""
+        return split_heads(x, self.heads)
 
     def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Projects a source [B, S, W] to keys and values [B, S, H, D]."""
+        """Projects a source [B, S, W] to keys and values [B, H, S, D]."""
         return self.split(self.key(source)), self.split(self.value(source))
 
     def __call__(
@@ -142,9 +202,10 @@ class Attention(nn.Module):
         mask: jax.Array | None,
         deterministic: bool,
     ) -> jax.Array:
-        drop = functools.partial(self.drop, deterministic=deterministic)
+        drops = self.dropout > 0 and not deterministic
+        drop = functools.partial(self.drop, deterministic=False) if drops else None
         y = attend(self.split(self.query(x)), *keys_values, mask, drop)
-        return self.out(on_mesh(y.reshape(x.shape), "tensor"))
+        return self.out(on_mesh(merge_heads(y), "tensor"))
 
 
 class Mlp(nn.Module):

@@ -16,9 +16,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
-from blip_jax.models.layers import Attention, Mlp, Norm, dense, looked_up, normal, on_mesh, stacked
+from blip_jax.models.layers import (
+    Attention,
+    Mlp,
+    Norm,
+    Params,
+    dense,
+    looked_up,
+    normal,
+    on_mesh,
+    stacked,
+)
 
 KeysValues = tuple[jax.Array, jax.Array]
+Source = jax.Array | KeysValues | None  # of the cross-attention
 
 
 class TextEmbeddings(nn.Module):
@@ -66,17 +77,22 @@ class TextBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: jax.Array | None,
+        source: Source,
         mask: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values."""
+        """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values.
+
+        The source may be given as its keys and values [B / N, H, S, D] instead.
+        """
         x, keys_values = self.self_attend(x, mask)
         if source is not None:
-            cross = self.cross_attention.keys_values(source)
-            together = x.reshape(len(source), -1, x.shape[-1])  # N texts query their source as one
-            h = self.attend(self.cross_attention, together, cross, source_mask)
-            x = self.add(self.cross_attention, x, h.reshape(x.shape))
+            attention = self.cross_attention
+            cross = source if isinstance(source, tuple) else attention.keys_values(source)
+            # N texts query their source as one.
+            together = x.reshape(len(cross[0]), -1, x.shape[-1])
+            h = self.attend(attention, together, cross, source_mask)
+            x = self.add(attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
@@ -109,20 +125,23 @@ class DecodingBlock(TextBlock):
     def __call__(  # type: ignore[override]
         self,
         x: jax.Array,
-        layer: tuple[KeysValues, KeysValues],
+        cross: KeysValues,
+        cache: KeysValues,
         position: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, K, W]; cross [B, S, H, D]; cache [B, K, T, H, D]; position [B] -> x, cache."""
-        cross, cache = layer
-        slots = jnp.arange(cache[0].shape[2])
-        write = (slots[None] == position[:, None])[:, None, :, None, None]
-        new = self.attention.keys_values(x)
-        cache = jax.tree.map(lambda n, c: jnp.where(write, n[:, :, None], c), new, cache)
+        """x [B, K, W]; cross [B, H, S, D]; cache [B, K, H, T, D]; position [B] -> x, cache."""
+        slots = jnp.arange(cache[0].shape[3])
+        write = (slots[None] == position[:, None])[:, None, None, :, None]
         rows = x.shape[0] * x.shape[1]
+        alone = x.reshape(rows, 1, -1)  # a beam sees itself and what it wrote
+        new = self.attention.keys_values(alone)
+        cache = jax.tree.map(
+            lambda n, c: jnp.where(write, n.reshape(*c.shape[:3], 1, -1), c), new, cache
+        )
         mask = jnp.repeat(slots[None] <= position[:, None], x.shape[1], axis=0)[:, None, None]
         flat = jax.tree.map(lambda c: c.reshape(rows, *c.shape[2:]), cache)
-        h = self.attend(self.attention, x.reshape(rows, 1, -1), flat, mask)
+        h = self.attend(self.attention, alone, flat, mask)
         x = self.add(self.attention, x, h.reshape(x.shape))
         h = self.attend(self.cross_attention, x, cross, source_mask)
         x = self.add(self.cross_attention, x, h)
@@ -139,7 +158,7 @@ class TextTransformer(nn.Module):
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: jax.Array | None = None,
+        source: Source = None,
         source_mask: jax.Array | None = None,
         *,
         causal: bool = False,
@@ -150,13 +169,14 @@ class TextTransformer(nn.Module):
         Args:
           input_ids, attention_mask: int [B, T], right-padded.
           source: tokens [B / N, S, W'] of the image (or of VQA's question), each that of N texts
-            which follow each other; None for the unimodal encoder.
+            which follow each other, or its keys and values in all layers, [L, B / N, H, S, D];
+            None for the unimodal encoder.
           source_mask: int [B / N, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
 
         Returns:
-          Hidden states [B, T, W] and the self-attention keys and values [L, B, T, H, D].
+          Hidden states [B, T, W] and the self-attention keys and values [L, B, H, T, D].
         """
         length = input_ids.shape[1]
         if length > self.config.text.max_positions:
@@ -170,38 +190,37 @@ class TextTransformer(nn.Module):
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
         c = self.config
-        scan: Any = {"length": c.text.depth, "in_axes": (nn.broadcast,) * 3}
+        over = 0 if isinstance(source, tuple) else nn.broadcast
+        scan: Any = {"length": c.text.depth, "in_axes": (over, nn.broadcast, nn.broadcast)}
         blocks = stacked(TextBlock, c.text.remat, c.unroll, **scan)
         run = blocks(c.text, c.dtype, deterministic, name="blocks")
         return run(x, source, mask, attention_mask_of(source_mask))
 
 
-class DecodingTransformer(nn.Module):
-    """The decoder view, one token a beam at a time; `params` = {embeddings, blocks}."""
+def feed(
+    config: BlipConfig,
+    view: Params,
+    tokens: jax.Array,
+    position: jax.Array,
+    cross: list[KeysValues],
+    cache: list[KeysValues],
+    source_mask: jax.Array | None = None,
+) -> tuple[jax.Array, list[KeysValues]]:
+    """Feeds tokens [B, K] at position [B] to the decoder, its layers one by one.
 
-    config: BlipConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        tokens: jax.Array,
-        position: jax.Array,
-        cross: KeysValues,
-        cache: KeysValues,
-        source_mask: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeysValues]:
-        """Feeds tokens [B, K] at position [B].
-
-        cross is [L, B, S, H, D], source_mask [B, S] and cache [L, B, K, T, H, D]. Returns the
-        hidden states [B, K, W] and the cache with the new keys and values at `position`.
-        """
-        embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
-        x = embeddings(tokens, position[:, None], True)
-        c = self.config
-        scan: Any = {"length": c.text.depth, "in_axes": (0, nn.broadcast, nn.broadcast)}
-        blocks = stacked(DecodingBlock, "none", c.unroll, **scan)
-        run = blocks(c.text, c.dtype, True, name="blocks")
-        return run(x, (cross, cache), position, attention_mask_of(source_mask))
+    The blocks of `view` are a list of layers, and so are cross, of [B, H, S, D], and cache, of
+    [B, K, H, T, D]: apart, each lies where a matrix product can read it. Returns the hidden states
+    [B, K, W] and the cache with the new keys and values at `position`.
+    """
+    embeddings: Any = TextEmbeddings(config.text, config.dtype)
+    block: Any = DecodingBlock(config.text, config.dtype, deterministic=True)
+    x = embeddings.apply({"params": view["embeddings"]}, tokens, position[:, None], True)
+    mask = attention_mask_of(source_mask)
+    written = []
+    for layer, keys_values in zip(view["blocks"], zip(cross, cache, strict=True), strict=True):
+        x, new = block.apply({"params": layer}, x, *keys_values, position, mask)
+        written.append(new)
+    return x, written
 
 
 def attention_mask_of(padding: jax.Array | None) -> jax.Array | None:
