@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
+from blip_jax.models import layers
 from blip_jax.models.blip import Blip, decoder_view, encoder_view
 from blip_jax.models.layers import Norm
 from blip_jax.models.vit import VisionBlock, resize_positions
@@ -143,6 +144,29 @@ def test_decoding_token_by_token_equals_the_whole_text(tiny, dtype, atol):
         logits, cache = decode(fed, position, cache)
         expected = jnp.stack([whole[0, 3 + step], whole[1, 2 + step]])
         np.testing.assert_allclose(logits[:, 0], expected, atol=atol)
+
+
+def test_parts_that_fit_a_processors_caches_change_no_number(tiny, monkeypatch):
+    blip, params, _ = tiny
+    images = jax.random.normal(jax.random.key(2), (6, 32, 32, 3))
+    ids, mask = (jnp.repeat(x, 3, 0) for x in (IDS, MASK))  # three texts an image
+
+    def run(params, images):  # dropout off, and on: then the tower is not cut into parts
+        loss = 0.0
+        for rng in (None, jax.random.key(1)):
+            seen = blip.image_tokens(params, images, rng)
+            logits = blip.match_logits(params, seen[:2], ids, mask)
+            loss += jnp.square(logits).sum() + jnp.square(seen).mean()
+        return loss
+
+    found = []
+    for size in (2**23, 2**10):
+        monkeypatch.setattr(layers, "CACHED", size)
+        program = jax.value_and_grad(lambda *args: run(*args))  # traced anew
+        assert ("platform_index" in str(jax.make_jaxpr(program)(params, images))) == (size == 2**10)
+        found.append(jax.jit(program)(params, images))
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("", 3), ("full", 1), ("dots", 1)])

@@ -313,7 +313,7 @@ class Blip:
           [B, 1, H, P + max_new_tokens, D] of each layer.
         """
         view = decoder_view(params)
-        cross = cross_keys_values(view, source, self.config.text.heads)
+        cross = cross_keys_values(self.config, view, source)
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
         hidden, cache = self._encode(
             view, prompt, mask, cross, None, causal=True, source_mask=source_mask
@@ -375,12 +375,13 @@ def unstacked(tree: Any) -> list[Any]:
     return [jax.tree.map(operator.itemgetter(i), tree) for i in range(depth)]
 
 
-def cross_keys_values(view: Params, source: jax.Array, heads: int) -> KeysValues:
+def cross_keys_values(config: BlipConfig, view: Params, source: jax.Array) -> KeysValues:
     """Keys and values of a source [B, S, W] in all layers: two of [L, B, H, S, D]."""
     cross = view["blocks"]["cross_attention"]
 
     def project(layer: Params) -> jax.Array:
-        y = source @ layer["kernel"].astype(source.dtype)
-        return split_heads(y + layer["bias"].reshape(1, 1, -1).astype(y.dtype), heads)
+        kernel, bias = (layer[name].astype(config.dtype) for name in ("kernel", "bias"))
+        y = source.astype(config.dtype) @ kernel + bias.reshape(1, 1, -1)
+        return split_heads(y, config.text.heads)
 
     return jax.lax.map(project, cross["key"]), jax.lax.map(project, cross["value"])

@@ -90,8 +90,8 @@ class Norm(nn.Module):
 def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.Array) -> jax.Array:
     """A function of rows, on a processor over a few rows after the others.
 
-    What the caches hold between two matrix products need not go through memory. Accelerators, and
-    meshes of several devices, which the rows may be spread over, take all rows at once.
+    What the caches hold between two matrix products need not go through memory. Accelerators take
+    all rows at once, and so do the meshes of runs, which may have the rows on several devices.
 
     Args:
       function: arrays [N, ...] -> array [N, ...], each row by itself.
@@ -101,8 +101,8 @@ def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.A
     """
     rows = len(arrays[0])
     fit = max(CACHED // bytes_each, 1)
-    parts = next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= fit)
-    if parts == 1 or on_several_devices():
+    parts = next((n for n in range(1, rows) if rows % n == 0 and rows // n <= fit), rows)
+    if parts <= 1 or on_several_devices():
         return function(*arrays)
     again = jax.checkpoint(function, prevent_cse=False)
 

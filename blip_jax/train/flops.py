@@ -28,7 +28,8 @@ def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
     """Matrix products and convolutions of a traced program.
 
     The turns of a scan count, what the backward pass computes again counts, of branches the
-    dearest does. The turns of a `while` are not known: `turns` of each count.
+    dearest does, and what is written otherwise for some platform counts as for all others. The
+    turns of a `while` are not known: `turns` of each count.
     """
     found: list[Product] = []
     for equation in jaxpr.eqns:
@@ -38,7 +39,9 @@ def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
             continue
         parts = [part for value in params.values() for part in _jaxprs(value)]
         if name == "cond":
-            parts = [max(parts, key=lambda part: matmul_flops(part, turns))]
+            others = params.get("branches_platforms")  # then the last branch is for all others
+            dearest = max(parts, key=lambda part: matmul_flops(part, turns))
+            parts = [parts[-1] if others else dearest]
         times = 1
         if name == "scan":
             times = params["length"]
