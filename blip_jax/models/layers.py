@@ -62,6 +62,7 @@ def mesh_sizes() -> dict[str, int]:
 
 
 def on_several_devices() -> bool:
+    """Whether the mesh of a run has more than one."""
     return math.prod(mesh_sizes().values()) > 1
 
 
@@ -118,7 +119,7 @@ def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array | None = None,
+    mask: jax.Array | None,
     drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention, softmax in float32.
@@ -132,28 +133,22 @@ def attend(
     Returns:
       [B, H, T, D] in the dtype of `value`.
     """
+
+    def at_once(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        """Over [..., T, D]: all scores [..., T, S], then all probabilities."""
+        scores = jnp.einsum("...td,...sd->...ts", query, key).astype(jnp.float32)
+        scores = scores * (query.shape[-1] ** -0.5)
+        if mask is not None:
+            scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+        probs = jax.nn.softmax(scores, axis=-1)
+        probs = (probs if drop is None else drop(probs)).astype(value.dtype)
+        return jnp.einsum("...ts,...sd->...td", probs, value)
+
     if mask is not None or drop is not None or on_several_devices():
-        return attend_at_once(query, key, value, mask, drop)
+        return at_once(query, key, value)
     heads = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
     scores = query.shape[2] * key.shape[2] * 4
-    return by_parts(attend_at_once, scores, *heads).reshape(query.shape)
-
-
-def attend_at_once(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None = None,
-    drop: Callable[[jax.Array], jax.Array] | None = None,
-) -> jax.Array:
-    """`attend` over [..., T, D]: all scores [..., T, S], then all probabilities."""
-    scores = jnp.einsum("...td,...sd->...ts", query, key).astype(jnp.float32)
-    scores = scores * (query.shape[-1] ** -0.5)
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probs = jax.nn.softmax(scores, axis=-1)
-    probs = (probs if drop is None else drop(probs)).astype(value.dtype)
-    return jnp.einsum("...ts,...sd->...td", probs, value)
+    return by_parts(at_once, scores, *heads).reshape(query.shape)
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:
