@@ -34,7 +34,8 @@ import transformers
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, BlipConfig
 from blip_jax.inference.caption import CaptionOptions, caption_program, seed_keys
-from blip_jax.inference.match import match_logits, score_texts
+from blip_jax.inference.embed import encode_images
+from blip_jax.inference.match import match_logits, score_texts, score_tokens
 from blip_jax.models.blip import Blip
 from blip_jax.tasks import caption
 from blip_jax.tasks.contrastive import Contrastive
@@ -108,22 +109,29 @@ def ready(value: Any) -> Any:
     return jax.block_until_ready(value)
 
 
+def our_captions(args: argparse.Namespace, method: str) -> Callable[[Any], Any]:
+    """What writes a caption for each of `batch_size` pictures, or for their tokens."""
+    count = args.batch_size
+    blip, params = random_model(args, "caption")
+    options = CaptionOptions(method=method, num_beams=3, min_new_tokens=NEW, max_new_tokens=NEW)
+    program = caption_program(blip, options)
+    prompt = np.full((count, 1), blip.config.text.dec_id, np.int32)
+    inputs = (prompt, np.ones(count, np.int32), seed_keys(range(count)))
+    return lambda images: ready(program(params, images, *inputs))
+
+
 def caption_row(method: str) -> Callable[[argparse.Namespace], Row]:
     """`batch_size` pictures captioned by greedy, nucleus (p = 0.9) or beam search (3 beams)."""
-    lengths = {"min_new_tokens": NEW, "max_new_tokens": NEW}
 
     def build(args: argparse.Namespace) -> Row:
         count = args.batch_size
 
         def ours() -> Call:
-            blip, params = random_model(args, "caption")
-            program = caption_program(blip, CaptionOptions(method=method, num_beams=3, **lengths))
-            prompt = np.full((count, 1), blip.config.text.dec_id, np.int32)
-            inputs = (prompt, np.ones(count, np.int32), seed_keys(range(count)))
-            pixels = pictures(args, count)
-            return lambda: ready(program(params, pixels, *inputs))
+            write, pixels = our_captions(args, method), pictures(args, count)
+            return lambda: write(pixels)
 
         def theirs() -> Call:
+            lengths = {"min_new_tokens": NEW, "max_new_tokens": NEW}
             model = torch_model(args, peers.captioner(args.size, args.image_size))
             seen = for_torch(args, pictures(args, count))
             search = {
@@ -227,6 +235,27 @@ def capfilt(args: argparse.Namespace) -> Row:
     return Row("images", count, ours, theirs)
 
 
+def capfilt_shared(args: argparse.Namespace) -> Row:
+    """The same of models that share a vision tower, which ours runs once a picture.
+
+    Theirs runs its tower in every call: none of its models takes image tokens.
+    """
+    count = args.batch_size
+
+    def ours() -> Call:
+        write, (blip, params) = our_captions(args, "nucleus"), random_model(args, "retrieval")
+        pixels = pictures(args, count)
+        ids, mask = (x.reshape(count, 2, -1) for x in read_texts(2 * count))
+
+        def both() -> Any:
+            tokens, vectors = encode_images(blip, params, pixels)
+            return write(tokens), ready(score_tokens(blip, params, tokens, vectors, ids, mask))
+
+        return both
+
+    return Row("images", count, ours, capfilt(args).theirs)
+
+
 def our_step(args: argparse.Namespace, blip: Blip, params: Any, task: Any) -> Call:
     """One optimiser step of ours at a time; the state is kept between calls."""
     config = train_settings(steps=1000, batch_size=args.batch_size, lr=1e-5)
@@ -315,6 +344,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], Row]] = {
     "match_one_forward": match_one_forward,
     "match_pairs": match_pairs,
     "capfilt": capfilt,
+    "capfilt_shared": capfilt_shared,
     "train_caption": train_caption,
     "train_pretrain": train_pretrain,
 }

@@ -19,7 +19,9 @@ import blip_jax
 from blip_jax.compiling import compile_programs
 from blip_jax.errors import Stopped
 from blip_jax.files import silent
-from blip_jax.model import save
+from blip_jax.interop.salesforce import export_salesforce, import_salesforce
+from blip_jax.interop.torch_file import read_torch, write_torch
+from blip_jax.model import Model, save
 from blip_jax.tasks import find_task, trainable
 from blip_jax.train import loop
 from blip_jax.train.mesh import make_mesh
@@ -107,7 +109,17 @@ def config_of(task, pretrained, data):
     return config
 
 
-TASKS = ("caption", "retrieval", "vqa", "nlvr", "visdial", "classify")
+RELEASED = ("caption", "retrieval", "vqa", "nlvr")  # tasks that the original's files are for
+TASKS = (*RELEASED, "visdial", "classify")
+
+
+def by_the_originals_file(model, path):
+    """A model written in the layout of the original, and converted from it."""
+    write_torch(export_salesforce(model.params, model.config), path)
+    vision, text = model.config.vision, model.config.text
+    state = read_torch(path)["model"]
+    found = import_salesforce(state, vision_heads=vision.heads, text_heads=text.heads)
+    return Model(found.params, model.config, model.tokenizer)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -143,6 +155,9 @@ def test_config_trains_survives_sigterm_loads_and_evaluates(
     name = {"visdial": "mrr", "caption": "bleu1", "retrieval": "tr_r5"}.get(task, "accuracy")
     score = found.scores[name]
     assert 0 <= score.low <= score.value <= score.high <= 1
+    if task in RELEASED:
+        carried = by_the_originals_file(model, tmp_path / "model.pth")
+        assert find_task(task).evaluate(carried, config, silent).scores == found.scores
     if task == "nlvr":  # identifier and answer, as the server's program reads them
         lines = found.submissions["nlvr2.csv"].splitlines()
         assert len(lines) == 8 and {line.split(",")[1] for line in lines} <= {"True", "False"}
