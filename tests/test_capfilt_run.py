@@ -12,6 +12,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -67,17 +68,17 @@ def scores(out: Path, name: str) -> list[dict]:
     return pq.read_table(out / f"scores/{name}.parquet").to_pylist()
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def contents(out: Path | str) -> dict[str, bytes]:
     """Every file that is not hidden; of the markers all but where the time went."""
     found = {}
-    for path in sorted(out.rglob("*")):
-        name = str(path.relative_to(out))
-        if path.is_file() and "/." not in f"/{name}":
-            found[name] = path.read_bytes()
-            if name.endswith("_stats.json"):
-                marker = json.loads(found[name])
-                del marker["seconds"]
-                found[name] = json.dumps(marker).encode()
+    for place in storage.list_files(out):
+        name = place.removeprefix(f"{out}/")
+        with storage.open_binary(place) as file:
+            found[name] = file.read()
+        if name.endswith("_stats.json"):
+            marker = json.loads(found[name])
+            del marker["seconds"]
+            found[name] = json.dumps(marker).encode()
     return found
 
 
@@ -425,6 +426,37 @@ def test_leases_are_kept_given_back_and_expire(tmp_path):
         for shard in shards:
             mine.give(shard)
         assert not list((tmp_path / "l").iterdir())
+
+
+def test_eight_devices_share_what_one_does(whole, model, tmp_path, monkeypatch):
+    place, out, _ = whole
+    assert jax.local_device_count() == 8
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+    do(place, tmp_path / "out", settings(model))
+    for shard in ("00000", "00005"):
+        for ours, theirs in zip(scores(tmp_path / "out", shard), scores(out, shard), strict=True):
+            pairs = list(zip(ours.pop("texts"), theirs.pop("texts"), strict=True))
+            assert ours == theirs and len(pairs) == 3
+            for mine, other in pairs:
+                for name in ("itm", "itc", "log_prob"):
+                    assert mine.pop(name) == pytest.approx(other.pop(name), abs=1e-4)
+                assert mine == other
+
+
+def test_into_a_bucket(whole, model, capsys):
+    place, out, markers = whole
+    bucket = "memory:///capfilt/out"
+    half = Run(open_corpus(place), bucket, settings(model))
+    list(half.work(half.corpus.shards[::2]))
+    assert not half.finish()
+    _, made = do(place, bucket, settings(model))
+    assert [m["name"] for m in made] == [m["name"] for m in markers[1::2]]
+    assert contents(bucket) == contents(out)
+    for asked in (("filter", "--threshold=0.4,0.6"), ("report",)):
+        main(["capfilt", asked[0], bucket, *asked[1:]])
+    assert f"{bucket}/report.html" in capsys.readouterr().out
+    assert storage.size(f"{bucket}/report.html") > 10_000
 
 
 def command(place: str, out: Path, model: str, *more: str) -> list[str]:

@@ -6,6 +6,7 @@ over chunks of records held in memory in `blip-jax bootstrap`.
 
 import contextlib
 import dataclasses
+import functools
 import time
 import zlib
 from collections import Counter
@@ -21,6 +22,7 @@ from blip_jax.data.text import pre_caption
 from blip_jax.inference.caption import CaptionOptions, seed_keys, write_captions
 from blip_jax.inference.embed import encode_images
 from blip_jax.inference.match import score_tokens
+from blip_jax.inference.trained import spread
 from blip_jax.model import ABILITIES, Model
 
 BATCHES_AHEAD = 3  # decoded while the device is busy
@@ -36,7 +38,7 @@ class CapFiltOptions:
     caption: CaptionOptions
     seed: int = 0
     max_tokens: int = 35  # of a scored text, as the original's ITM
-    batch_size: int = 64  # images a compiled batch
+    batch_size: int = 64  # images of a compiled batch, a device
     shared_tower: bool = False  # the captioner reads the image tokens of the filter
 
 
@@ -45,7 +47,7 @@ class Scorer:
 
     A row's captions are drawn from (seed, uid). Batches have one shape and hold rows of one unit
     alone, so a unit's rows are the same bytes wherever and whenever they are computed, on the
-    same kind of device and version of jax.
+    same kind and number of devices and version of jax. All devices of the process share a batch.
     """
 
     def __init__(self, captioner: Model, matcher: Model, options: CapFiltOptions):
@@ -64,8 +66,14 @@ class Scorer:
             )
         if options.shared_tower and captioner.config.vision != matcher.config.vision:
             raise ValueError("shared_tower needs a captioner and a filter with equal ViTs")
-        self.captioner, self.matcher, self.options = captioner, matcher, options
-        self.reader = Reader(matcher.tokenizer, sizes[0], options.batch_size, options.max_tokens)
+        self.captioner = captioner.on_every_device()
+        self.matcher = self.captioner if matcher is captioner else matcher.on_every_device()
+        self.options = options
+        rows = options.batch_size * self.matcher.device_count
+        self.reader = Reader(matcher.tokenizer, sizes[0], rows, options.max_tokens)
+        blip, mesh = self.matcher.blip, self.matcher.mesh
+        self._encode = spread(functools.partial(encode_images, blip), mesh)
+        self._score_tokens = spread(functools.partial(score_tokens, blip), mesh)
 
     def units(
         self, units: Iterable[tuple[T, Iterable[Record | Skip]]]
@@ -99,11 +107,11 @@ class Scorer:
         uids = [row.uid for row in batch.rows]
         uids += uids[-1:] * (len(batch.pixels) - len(uids))
         keys = seed_keys([record_seed(options.seed, uid) for uid in uids])
-        pixels: Any = jax.device_put(batch.pixels)
+        pixels: Any = jax.device_put(matcher.place(batch.pixels))
         seen = None
         with clock(seconds, "caption"):
             if options.shared_tower:
-                seen = encode_images(matcher.blip, matcher.on_device, pixels)
+                seen = self._encode(matcher.on_device, pixels)
             images = pixels if seen is None else seen[0]
             captions, log_probs = write_captions(self.captioner, images, keys, options.caption)
         with clock(seconds, "score"):
@@ -111,7 +119,7 @@ class Scorer:
                 how = options.caption.method
                 pairs = zip(written, values, strict=True)
                 row.texts += [Text(t, "synthetic", how, float(p)) for t, p in pairs]
-            seen = seen or encode_images(matcher.blip, matcher.on_device, pixels)
+            seen = seen or self._encode(matcher.on_device, pixels)
             self._match(batch, *seen)
 
     def _match(self, batch: Batch, tokens: jax.Array, vectors: jax.Array) -> None:
@@ -133,8 +141,8 @@ class Scorer:
         flat = [text for part in texts for text in [*part, *[""] * (slots - len(part))]]
         length = text_length(model.tokenizer, flat, self.options.max_tokens)
         ids, mask = model.tokenizer.encode(flat, max_length=length)
-        ids, mask = (x.reshape(-1, slots, length) for x in (ids, mask))
-        scores = score_tokens(model.blip, model.on_device, tokens, vectors, ids, mask)
+        encoded = [model.place(x.reshape(-1, slots, length)) for x in (ids, mask)]
+        scores = self._score_tokens(model.on_device, tokens, vectors, *encoded)
         itm, itc = jax.device_get(scores)
         if not (np.isfinite(itm).all() and np.isfinite(itc).all()):
             raise RuntimeError("the filter gives scores that are no numbers: it has diverged")

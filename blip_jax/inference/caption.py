@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from blip_jax import generation
 from blip_jax.inference.batching import power_of_two
-from blip_jax.inference.trained import Trained
+from blip_jax.inference.trained import Trained, spread
 from blip_jax.models.blip import Blip, Params
 
 Method = Literal["greedy", "nucleus", "beam"]
@@ -73,8 +74,11 @@ def write_captions(
     own = model.config.conventions.prompt
     full = [own if prompt is None else prompt for prompt in chosen]
     ids, lengths = encode_prompts(model, full, options.max_new_tokens, slots)
-    program = caption_program(model.blip, dataclasses.replace(options, prompt=None))
-    written = jax.device_get(program(model.on_device, images, ids, lengths, keys))
+    shared = len(images) % model.device_count == 0
+    chosen_options = dataclasses.replace(options, prompt=None)
+    program = caption_program(model.blip, chosen_options, model.mesh if shared else None)
+    batch = map(model.place, (images, ids, lengths, keys))
+    written = jax.device_get(program(model.on_device, *batch))
     lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
     texts = model.texts(np.concatenate([lead, written.tokens], -1))
     for row, given, prompt in zip(texts, model.tokenizer.decode(ids), chosen, strict=True):
@@ -104,8 +108,13 @@ def encode_prompts(
 
 
 @functools.lru_cache(maxsize=32)
-def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., generation.Generated]:
-    """The jitted program (params, images, prompt, prompt_length, keys) -> Generated."""
+def caption_program(
+    blip: Blip, options: CaptionOptions, mesh: Mesh | None = None
+) -> Callable[..., generation.Generated]:
+    """The jitted program (params, images, prompt, prompt_length, keys) -> Generated.
+
+    On a mesh of `Trained`, each device writes the captions of its own rows.
+    """
     text = blip.config.text
     common: dict[str, Any] = {
         "max_new_tokens": options.max_new_tokens,
@@ -141,4 +150,4 @@ def caption_program(blip: Blip, options: CaptionOptions) -> Callable[..., genera
             **common,
         )
 
-    return program
+    return spread(program, mesh)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from blip_jax.files import Progress, silent
 from blip_jax.inference.batching import batches
@@ -14,7 +13,7 @@ from blip_jax.inference.embed import embed_images, embed_texts, encode_images, t
 from blip_jax.inference.pairs import NONE, Layout
 from blip_jax.inference.pixels import Rows
 from blip_jax.inference.results import MatchMatrix
-from blip_jax.inference.trained import ROWS, Trained
+from blip_jax.inference.trained import Trained, spread
 from blip_jax.models.blip import Blip, Params
 
 PAIRS_AN_IMAGE = 8  # a batch of pairs has so many times the rows of a batch of images
@@ -169,8 +168,5 @@ def row_logits(
     ) -> jax.Array:
         return match_logits(blip, params, tokens[owners], ids, mask)
 
-    if mesh is None:
-        return share(params, tokens, owners, ids, mask)
-    specs = (P(), *(P(ROWS),) * 4)
-    spread = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P(ROWS))
-    return spread(params, tokens, owners, ids, mask)
+    found: jax.Array = spread(share, mesh)(params, tokens, owners, ids, mask)
+    return found

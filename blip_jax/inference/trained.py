@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -37,8 +38,8 @@ class Trained:
     def on_every_device(self) -> Self:
         """The same model with its parameters on every device of this process.
 
-        Embedding and matching then share their batches out. Of devices that are no power of two,
-        the largest power of two among them is used.
+        Embedding, matching and captions then share their batches out. Of devices that are no power
+        of two, the largest power of two among them is used.
         """
         devices = jax.local_devices()
         count = 1 << (len(devices).bit_length() - 1)
@@ -74,3 +75,20 @@ class Trained:
     def texts(self, ids: np.ndarray) -> list[list[str]]:
         """Token ids [B, K, T] -> K texts a row."""
         return [self.tokenizer.decode(row) for row in ids]
+
+
+def spread(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """A function (params, *arrays of rows) -> arrays of rows, each device with rows of its own."""
+    if mesh is None:
+        return function
+
+    @jax.jit
+    def shared(params: Params, *arrays: jax.Array) -> Any:
+        specs = (P(), *(P(ROWS),) * len(arrays))
+        # Each device ends its own loops, so that what goes round in them is nobody else's.
+        each = jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=P(ROWS), check_vma=False
+        )
+        return each(params, *arrays)
+
+    return shared
