@@ -11,12 +11,14 @@ import argparse
 import dataclasses
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -116,7 +118,9 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--rows", type=int, default=8, help="images of a shard and of a batch")
     args = parser.parse_args()
-    model = draw_model(args.workdir, args.size, args.image_size)
+    # In a process of its own: a child's peak begins at its parent's, and a device has one owner.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        model = apart.submit(draw_model, args.workdir, args.size, args.image_size).result()
     by_captions = args.what == "captions"
     results = {}
     for count in CAPTIONS if by_captions else SHARDS:

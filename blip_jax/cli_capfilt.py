@@ -95,7 +95,7 @@ def _define_run(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("as_released", False, told, flag_values=values)
     real("threshold", 0.5, "ITM probability of a kept text")
     whole("seed", 0, "captions are drawn from it and the uid", 0)
-    whole("batch_size", 64, "images of a compiled batch, a device")
+    whole("batch_size", 64, "images of a compiled batch, which the devices share")
     whole("max_tokens", 35, "of a scored text")
     whole("image_size", None, "pixels that both models see; as they were trained by default")
     told = "one vision tower: the captioner reads the image tokens of the filter"

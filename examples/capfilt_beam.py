@@ -3,7 +3,7 @@
     python examples/capfilt_beam.py CORPUS OUT CAPTIONER FILTER [Beam's flags]
 
 A shard that is done is passed over, so a bundle that Beam runs again costs nothing, and the
-results are those of `blip-jax capfilt run`, byte for byte.
+results are those of `blip-jax capfilt run`, byte for byte on as many devices a process.
 """
 
 import sys

@@ -3,7 +3,7 @@
     python examples/capfilt_ray.py CORPUS OUT CAPTIONER FILTER
 
 A shard that is done is passed over, so a task that Ray runs again costs nothing, and the results
-are those of `blip-jax capfilt run`, byte for byte.
+are those of `blip-jax capfilt run`, byte for byte on as many devices a process.
 """
 
 import sys

@@ -433,7 +433,7 @@ def test_eight_devices_share_what_one_does(whole, model, tmp_path, monkeypatch):
     assert jax.local_device_count() == 8
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_devices", lambda: one)
-    do(place, tmp_path / "out", settings(model))
+    do(place, tmp_path / "out", settings(model, batch_size=3))  # eight rows in three batches
     for shard in ("00000", "00005"):
         for ours, theirs in zip(scores(tmp_path / "out", shard), scores(out, shard), strict=True):
             pairs = list(zip(ours.pop("texts"), theirs.pop("texts"), strict=True))

@@ -44,8 +44,8 @@ def score_records(
         folder / f"{number:05d}.jsonl": records[number * chunk : (number + 1) * chunk]
         for number in range(-(-len(records) // chunk))
     }
-    absent = ((path, part) for path, part in parts.items() if not path.exists())
-    scored = Scorer(captioner, matcher, options).units(absent)
+    absent = [(path, part) for path, part in parts.items() if not path.exists()]
+    scored = Scorer(captioner, matcher, options).units(absent) if absent else iter(())
     rows: list[dict[str, Any]] = []
     for path, part in parts.items():
         if not path.exists():

@@ -10,11 +10,12 @@ import functools
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from blip_jax.capfilt.read import Batch, End, Reader, Row, Text, ahead, text_length
 from blip_jax.data.record import Record, Skip
@@ -24,10 +25,12 @@ from blip_jax.inference.embed import encode_images
 from blip_jax.inference.match import score_tokens
 from blip_jax.inference.trained import spread
 from blip_jax.model import ABILITIES, Model
+from blip_jax.models.blip import Blip
 
 BATCHES_AHEAD = 3  # decoded while the device is busy
 
 T = TypeVar("T")
+Program = Callable[..., Any]  # (params, *arrays of rows)
 Seconds = dict[str, float]  # by stage: decode (waiting for images), caption, score, other
 
 
@@ -38,7 +41,7 @@ class CapFiltOptions:
     caption: CaptionOptions
     seed: int = 0
     max_tokens: int = 35  # of a scored text, as the original's ITM
-    batch_size: int = 64  # images of a compiled batch, a device
+    batch_size: int = 64  # images of a compiled batch, which the devices share
     shared_tower: bool = False  # the captioner reads the image tokens of the filter
 
 
@@ -69,11 +72,9 @@ class Scorer:
         self.captioner = captioner.on_every_device()
         self.matcher = self.captioner if matcher is captioner else matcher.on_every_device()
         self.options = options
-        rows = options.batch_size * self.matcher.device_count
+        rows = self.matcher.rows(options.batch_size)
         self.reader = Reader(matcher.tokenizer, sizes[0], rows, options.max_tokens)
-        blip, mesh = self.matcher.blip, self.matcher.mesh
-        self._encode = spread(functools.partial(encode_images, blip), mesh)
-        self._score_tokens = spread(functools.partial(score_tokens, blip), mesh)
+        self._encode, self._score_tokens = filter_programs(self.matcher.blip, self.matcher.mesh)
 
     def units(
         self, units: Iterable[tuple[T, Iterable[Record | Skip]]]
@@ -149,6 +150,13 @@ class Scorer:
         for part, *values in zip(parts, itm, itc, strict=False):
             for text, *pair in zip(part, *values, strict=False):
                 text.itm, text.itc = map(float, pair)
+
+
+@functools.lru_cache(maxsize=8)
+def filter_programs(blip: Blip, mesh: Mesh | None) -> tuple[Program, Program]:
+    """`encode_images` and `score_tokens`, each device with rows of its own."""
+    one, two = (spread(functools.partial(f, blip), mesh) for f in (encode_images, score_tokens))
+    return one, two
 
 
 def record_seed(seed: int, uid: str) -> int:

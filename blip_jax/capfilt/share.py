@@ -56,7 +56,7 @@ class Leases:
 
     A lease is held as long as its file is touched; one that was not for `seconds` is free. Should
     two processes hold the same shard, as when one of them was stopped for longer, both write the
-    same bytes. The clocks of the machines should agree to within a few seconds.
+    same. The clocks of the machines should agree to within a few seconds.
     """
 
     def __init__(self, folder: Path, seconds: float):

@@ -141,16 +141,19 @@ Row = TypeVar("Row", bound=Pictured)
 
 
 def image_batches(
-    records: Sequence[Row], size: int, batch_size: int
+    records: Sequence[Row], size: int, batch_size: int, multiple: int = 1
 ) -> Iterator[tuple[np.ndarray, list[str], list[Row]]]:
     """Every record's image once, in order, squashed to size x size, never augmented.
+
+    Args:
+      batch_size: B, less where there are fewer records, but a multiple of `multiple`.
 
     Yields:
       Pixels uint8 [B, S, S, 3], of which the last batch repeats its last row to stay B long;
       "ok" or why the image could not be read (it is black then), one for each real row; and the
       record of every row, repeated ones included.
     """
-    batch_size = min(batch_size, len(records))
+    batch_size = min(batch_size, -(-len(records) // multiple) * multiple)
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(records), batch_size):
             chosen = list(records[start : start + batch_size])

@@ -66,7 +66,7 @@ def match_pairs(
     ids, mask = text_ids(model, texts)
     scores = []
     for rows, count in batches(len(pixels), batch_size):
-        batch = (pixels[rows], ids[rows, None], mask[rows, None])
+        batch = map(model.place, (pixels[rows], ids[rows, None], mask[rows, None]))
         pair = jax.device_get(score_texts(model.blip, model.on_device, *batch))
         scores.append(np.stack(pair)[:, :count, 0])
     itm, itc = np.concatenate(scores, 1)

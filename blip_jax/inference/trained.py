@@ -62,6 +62,10 @@ class Trained:
         """Devices that share a batch."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def rows(self, batch_size: int) -> int:
+        """Rows of a batch that the devices share evenly: `batch_size`, or a few more."""
+        return -(-batch_size // self.device_count) * self.device_count
+
     def place(self, batch: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
         """A batch as programs take it: split over the devices that share it, if any do.
 

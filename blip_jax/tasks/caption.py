@@ -63,16 +63,15 @@ def describe(
 ) -> list[str | None]:
     """One caption an image, None where it could not be read.
 
-    Every device of the process takes `batch_size` images.
+    The devices of the process share a batch.
 
     Raises:
       ValueError: no image could be read.
     """
     written: list[str | None] = []
     model = model.on_every_device()
-    for images, status, chosen in image_batches(
-        records, model.config.vision.image_size, batch_size * model.device_count
-    ):
+    shape = (model.config.vision.image_size, model.rows(batch_size), model.device_count)
+    for images, status, chosen in image_batches(records, *shape):
         keys = seed_keys(range(len(chosen)))
         captions, _ = write_captions(model, images, keys, options)
         written += [c[0] if s == "ok" else None for c, s in zip(captions, status, strict=False)]
