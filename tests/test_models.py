@@ -101,11 +101,11 @@ def test_decoder_is_causal_and_encoder_is_not(tiny):
     def decoder(p, ids):
         hidden = blip._encode(
             decoder_view(p), ids, jnp.ones_like(ids), tokens[:1], None, causal=True
-        )[0]
+        )
         return hidden[0, 2, :5].sum()
 
     def encoder(p, ids):
-        hidden = blip._encode(encoder_view(p), ids, jnp.ones_like(ids), tokens[:1], None)[0]
+        hidden = blip._encode(encoder_view(p), ids, jnp.ones_like(ids), tokens[:1], None)
         return hidden[0, 2, :5].sum()
 
     assert through(decoder).tolist() == [True] * 3 + [False] * 3

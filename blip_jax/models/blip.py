@@ -35,8 +35,8 @@ import jax.numpy as jnp
 from blip_jax.config import BlipConfig
 from blip_jax.models import nlvr
 from blip_jax.models.initial import initial_params
-from blip_jax.models.layers import Params, by_parts, split_heads
-from blip_jax.models.med import KeysValues, LmHead, Source, TextTransformer, feed
+from blip_jax.models.layers import Params, by_parts
+from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed
 from blip_jax.models.vit import VisionTransformer
 
 # (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
@@ -173,7 +173,7 @@ class Blip:
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """Texts that begin with [CLS], int [B, T] -> unit vectors [B, E], float32."""
-        hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)[0]
+        hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)
         return unit(linear(params["text_proj"], hidden[:, 0]))
 
     def match_logits(
@@ -205,7 +205,7 @@ class Blip:
         Those of a question are what VQA's decoder reads instead of the image.
         """
         view = encoder_view(params)
-        return self._encode(view, input_ids, attention_mask, image_tokens, rng)[0]
+        return self._encode(view, input_ids, attention_mask, image_tokens, rng)
 
     def nlvr_logits(
         self,
@@ -250,7 +250,7 @@ class Blip:
           [B, S + T, W] and its padding mask, int [B, S + T].
         """
         view = encoder_view(params)
-        caption = self._encode(view, input_ids, attention_mask, None, rng)[0]
+        caption = self._encode(view, input_ids, attention_mask, None, rng)
         if "caption_proj" in params:
             caption = linear(params["caption_proj"], caption)
         seen = jnp.ones(image_tokens.shape[:2], attention_mask.dtype)
@@ -272,7 +272,7 @@ class Blip:
         """
         view = encoder_view(params)
         args = (view, input_ids, attention_mask, source, rng)
-        hidden = self._encode(*args, source_mask=source_mask)[0]
+        hidden = self._encode(*args, source_mask=source_mask)
         return linear(params["itm_head"], hidden[:, 0])
 
     def lm_logits(
@@ -290,7 +290,7 @@ class Blip:
         """
         view = decoder_view(params)
         args = (view, input_ids, attention_mask, source, rng)
-        hidden = self._encode(*args, causal=True, source_mask=source_mask)[0]
+        hidden = self._encode(*args, causal=True, source_mask=source_mask)
         return self._head(view, hidden)
 
     def prefill(
@@ -312,25 +312,21 @@ class Blip:
           and the new cache; the logits [B, V] after each row's prompt; the cache, keys and values
           [B, 1, H, P + max_new_tokens, D] of each layer.
         """
-        view = decoder_view(params)
-        cross = cross_keys_values(self.config, view, source)
+        view = self._ready(decoder_view(params))
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
-        hidden, cache = self._encode(
-            view, prompt, mask, cross, None, causal=True, source_mask=source_mask
-        )
+        hidden, cross, cache = begin(self.config, view, prompt, mask, source, source_mask)
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
-        room = ((0, 0), (0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
-        cache = jax.tree.map(lambda x: jnp.pad(x[:, :, None], room), cache)
-        view, apart = self._ready(view), unstacked(cross)
+        room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
+        cache = jax.tree.map(lambda x: jnp.pad(x[:, None], room), cache)
 
         def decode(
             tokens: jax.Array, position: jax.Array, cache: list[KeysValues]
         ) -> tuple[jax.Array, list[KeysValues]]:
-            args = (tokens, position, apart, cache, source_mask)
+            args = (tokens, position, cross, cache, source_mask)
             hidden, cache = feed(self.config, view, *args)
             return self._head(view, hidden), cache
 
-        return decode, self._head(view, last), unstacked(cache)
+        return decode, self._head(view, last), cache
 
     def _ready(self, view: Params) -> Params:
         """A decoder view for a token at a time: its layers apart, and kernels in the dtype they
@@ -341,19 +337,23 @@ class Blip:
             return x.astype(dtype) if path[-1].key == "kernel" else x
 
         view = jax.tree_util.tree_map_with_path(used, view)
-        return view | {"blocks": unstacked(view["blocks"])}
+        layers = [
+            jax.tree.map(operator.itemgetter(i), view["blocks"])
+            for i in range(self.config.text.depth)
+        ]
+        return view | {"blocks": layers}
 
     def _encode(
         self,
         view: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: Source,
+        source: jax.Array | None,
         rng: jax.Array | None,
         causal: bool = False,
         source_mask: jax.Array | None = None,
-    ) -> tuple[jax.Array, KeysValues]:
-        return self._text.apply(
+    ) -> jax.Array:
+        hidden: jax.Array = self._text.apply(
             {"params": {name: view[name] for name in ("embeddings", "blocks")}},
             input_ids,
             attention_mask,
@@ -363,25 +363,8 @@ class Blip:
             deterministic=rng is None,
             rngs={} if rng is None else {"dropout": rng},
         )
+        return hidden
 
     def _head(self, view: Params, hidden: jax.Array) -> jax.Array:
         head: Any = LmHead(self.config.text, self.config.dtype)
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
-
-
-def unstacked(tree: Any) -> list[Any]:
-    """A tree stacked over layers -> one of each layer."""
-    depth = len(jax.tree.leaves(tree)[0])
-    return [jax.tree.map(operator.itemgetter(i), tree) for i in range(depth)]
-
-
-def cross_keys_values(config: BlipConfig, view: Params, source: jax.Array) -> KeysValues:
-    """Keys and values of a source [B, S, W] in all layers: two of [L, B, H, S, D]."""
-    cross = view["blocks"]["cross_attention"]
-
-    def project(layer: Params) -> jax.Array:
-        kernel, bias = (layer[name].astype(config.dtype) for name in ("kernel", "bias"))
-        y = source.astype(config.dtype) @ kernel + bias.reshape(1, 1, -1)
-        return split_heads(y, config.text.heads)
-
-    return jax.lax.map(project, cross["key"]), jax.lax.map(project, cross["value"])

@@ -29,7 +29,6 @@ from blip_jax.models.layers import (
 )
 
 KeysValues = tuple[jax.Array, jax.Array]
-Source = jax.Array | KeysValues | None  # of the cross-attention
 
 
 class TextEmbeddings(nn.Module):
@@ -77,7 +76,7 @@ class TextBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: Source,
+        source: jax.Array | KeysValues | None,
         mask: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
@@ -88,12 +87,17 @@ class TextBlock(nn.Module):
         x, keys_values = self.self_attend(x, mask)
         if source is not None:
             attention = self.cross_attention
-            cross = source if isinstance(source, tuple) else attention.keys_values(source)
+            cross = source if isinstance(source, tuple) else self.read(source)
             # N texts query their source as one.
             together = x.reshape(len(cross[0]), -1, x.shape[-1])
             h = self.attend(attention, together, cross, source_mask)
             x = self.add(attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
+
+    def read(self, source: jax.Array) -> KeysValues:
+        """A source [B, S, W'] -> its keys and values [B, H, S, D] for the cross-attention."""
+        keys_values: KeysValues = self.cross_attention.keys_values(source)
+        return keys_values
 
     def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
         """The first branch of the block: x [B, T, W] and its mask -> x, keys and values."""
@@ -158,25 +162,24 @@ class TextTransformer(nn.Module):
         self,
         input_ids: jax.Array,
         attention_mask: jax.Array,
-        source: Source = None,
+        source: jax.Array | None = None,
         source_mask: jax.Array | None = None,
         *,
         causal: bool = False,
         deterministic: bool = True,
-    ) -> tuple[jax.Array, KeysValues]:
+    ) -> jax.Array:
         """Encodes texts.
 
         Args:
           input_ids, attention_mask: int [B, T], right-padded.
           source: tokens [B / N, S, W'] of the image (or of VQA's question), each that of N texts
-            which follow each other, or its keys and values in all layers, [L, B / N, H, S, D];
-            None for the unimodal encoder.
+            which follow each other; None for the unimodal encoder.
           source_mask: int [B / N, S]; None where all of the source may be seen.
           causal: True for the decoder.
           deterministic: False drops out, with the "dropout" rng.
 
         Returns:
-          Hidden states [B, T, W] and the self-attention keys and values [L, B, H, T, D].
+          Hidden states [B, T, W].
         """
         length = input_ids.shape[1]
         if length > self.config.text.max_positions:
@@ -184,17 +187,41 @@ class TextTransformer(nn.Module):
                 f"texts of {length} tokens do not fit text.max_positions "
                 f"{self.config.text.max_positions}"
             )
-        mask = attention_mask.astype(bool)[:, None, None, :]
-        if causal:
-            mask = mask & jnp.tril(jnp.ones((1, 1, length, length), bool))
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
         x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
         c = self.config
-        over = 0 if isinstance(source, tuple) else nn.broadcast
-        scan: Any = {"length": c.text.depth, "in_axes": (over, nn.broadcast, nn.broadcast)}
+        scan: Any = {"length": c.text.depth, "in_axes": (nn.broadcast,) * 3}
         blocks = stacked(TextBlock, c.text.remat, c.unroll, **scan)
         run = blocks(c.text, c.dtype, deterministic, name="blocks")
-        return run(x, source, mask, attention_mask_of(source_mask))
+        masks = text_mask(attention_mask, causal), padding_mask(source_mask)
+        hidden: jax.Array = run(x, source, *masks)[0]
+        return hidden
+
+
+def begin(
+    config: BlipConfig,
+    view: Params,
+    prompt: jax.Array,
+    attention_mask: jax.Array,
+    source: jax.Array,
+    source_mask: jax.Array | None = None,
+) -> tuple[jax.Array, list[KeysValues], list[KeysValues]]:
+    """Runs prompts [B, P] through the decoder, its layers one by one, as `feed` goes on.
+
+    Returns the hidden states [B, P, W], and of each layer the keys and values of the source
+    [B, S, W'], which are [B, H, S, D], and those of the prompts, [B, H, P, D].
+    """
+    embeddings: Any = TextEmbeddings(config.text, config.dtype)
+    block: Any = TextBlock(config.text, config.dtype, deterministic=True)
+    length = prompt.shape[1]
+    x = embeddings.apply({"params": view["embeddings"]}, prompt, jnp.arange(length)[None], True)
+    masks = text_mask(attention_mask, causal=True), padding_mask(source_mask)
+    cross, written = [], []
+    for layer in view["blocks"]:
+        cross.append(block.apply({"params": layer}, source, method="read"))
+        x, new = block.apply({"params": layer}, x, cross[-1], *masks)
+        written.append(new)
+    return x, cross, written
 
 
 def feed(
@@ -215,7 +242,7 @@ def feed(
     embeddings: Any = TextEmbeddings(config.text, config.dtype)
     block: Any = DecodingBlock(config.text, config.dtype, deterministic=True)
     x = embeddings.apply({"params": view["embeddings"]}, tokens, position[:, None], True)
-    mask = attention_mask_of(source_mask)
+    mask = padding_mask(source_mask)
     written = []
     for layer, keys_values in zip(view["blocks"], zip(cross, cache, strict=True), strict=True):
         x, new = block.apply({"params": layer}, x, *keys_values, position, mask)
@@ -223,8 +250,15 @@ def feed(
     return x, written
 
 
-def attention_mask_of(padding: jax.Array | None) -> jax.Array | None:
-    """Padding mask int [B, S] -> bool [B, 1, 1, S], for every head and query."""
+def text_mask(attention_mask: jax.Array, causal: bool) -> jax.Array:
+    """What the positions of texts [B, T] may see: bool [B, 1, 1, T], or [B, 1, T, T] if causal."""
+    mask = attention_mask.astype(bool)[:, None, None, :]
+    length = attention_mask.shape[1]
+    return mask & jnp.tril(jnp.ones((1, 1, length, length), bool)) if causal else mask
+
+
+def padding_mask(padding: jax.Array | None) -> jax.Array | None:
+    """Padding mask int [B, S] of a source -> bool [B, 1, 1, S], for every head and query."""
     return None if padding is None else padding.astype(bool)[:, None, None, :]
 
 
