@@ -4,8 +4,9 @@
     python benchmarks/beyond.py --workdir runs/beyond_smoke --seeds 1 --variant smoke
 
 For each seed a world is drawn, a captioner and a filter are made in it, and every web image gets
-four captions with scores. From these each row of the table takes its texts, and a model is
-pre-trained on them, all from the same start and for as many steps. Two rounds take twice the
+four captions with scores. From these each row of the table takes its texts (plain CapFilt's, its
+web texts or its captions alone, all four captions, the best, those whose nouns hold), and a model
+is pre-trained on them, all from the same start and for as many steps. Two rounds take twice the
 training. Beside them, how well the two rounds' filters, and both together, tell right web texts
 from wrong ones. Restartable; prints the tables, the gains over plain CapFilt and writes
 results.json.
@@ -46,6 +47,16 @@ def only(row: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
 def plain(rows: Rows) -> Rows:
     """The paper's: one caption an image."""
     return [only(row, [0]) for row in rows]
+
+
+def web_alone(rows: Rows) -> Rows:
+    """No caption at all: one end of mixing web and synthetic texts."""
+    return [only(row, []) for row in rows]
+
+
+def synthetic_alone(rows: Rows) -> Rows:
+    """One caption an image and no web text: the other end."""
+    return [row | {"web_itm": 0.0} if row["status"] == "ok" else row for row in plain(rows)]
 
 
 def best_of_n(rows: Rows) -> Rows:
@@ -90,6 +101,8 @@ def run_seed(seed: int, workdir: Path, variant: str) -> dict[str, dict[str, dict
     threshold = config.capfilt.threshold
     choices: dict[str, Callable[[], Rows]] = {
         "plain": lambda: plain(rows),
+        "web alone": lambda: web_alone(rows),
+        "synthetic alone": lambda: synthetic_alone(rows),
         "all four": lambda: rows,
         "best of four": lambda: best_of_n(rows),
         "nouns": lambda: checked_nouns(rows, matcher, threshold),
