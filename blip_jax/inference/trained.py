@@ -89,7 +89,8 @@ def spread(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any
     @jax.jit
     def shared(params: Params, *arrays: jax.Array) -> Any:
         specs = (P(), *(P(ROWS),) * len(arrays))
-        # Each device ends its own loops, so that what goes round in them is nobody else's.
+        # Unchecked: what goes round in a decoder's loop begins the same on all devices and does
+        # not stay so, which the check refuses.
         each = jax.shard_map(
             function, mesh=mesh, in_specs=specs, out_specs=P(ROWS), check_vma=False
         )

@@ -181,14 +181,8 @@ class TextTransformer(nn.Module):
         Returns:
           Hidden states [B, T, W].
         """
-        length = input_ids.shape[1]
-        if length > self.config.text.max_positions:
-            raise ValueError(
-                f"texts of {length} tokens do not fit text.max_positions "
-                f"{self.config.text.max_positions}"
-            )
         embeddings = TextEmbeddings(self.config.text, self.config.dtype, name="embeddings")
-        x = embeddings(input_ids, jnp.arange(length)[None], deterministic)
+        x = embeddings(input_ids, positions_of(input_ids, self.config.text), deterministic)
         c = self.config
         scan: Any = {"length": c.text.depth, "in_axes": (nn.broadcast,) * 3}
         blocks = stacked(TextBlock, c.text.remat, c.unroll, **scan)
@@ -213,8 +207,8 @@ def begin(
     """
     embeddings: Any = TextEmbeddings(config.text, config.dtype)
     block: Any = TextBlock(config.text, config.dtype, deterministic=True)
-    length = prompt.shape[1]
-    x = embeddings.apply({"params": view["embeddings"]}, prompt, jnp.arange(length)[None], True)
+    positions = positions_of(prompt, config.text)
+    x = embeddings.apply({"params": view["embeddings"]}, prompt, positions, True)
     masks = text_mask(attention_mask, causal=True), padding_mask(source_mask)
     cross, written = [], []
     for layer in view["blocks"]:
@@ -248,6 +242,16 @@ def feed(
         x, new = block.apply({"params": layer}, x, *keys_values, position, mask)
         written.append(new)
     return x, written
+
+
+def positions_of(input_ids: jax.Array, config: TextConfig) -> jax.Array:
+    """Positions [1, T] of texts [B, T]; ValueError where there are not so many."""
+    length = input_ids.shape[1]
+    if length > config.max_positions:
+        raise ValueError(
+            f"texts of {length} tokens do not fit text.max_positions {config.max_positions}"
+        )
+    return jnp.arange(length)[None]
 
 
 def text_mask(attention_mask: jax.Array, causal: bool) -> jax.Array:
