@@ -111,6 +111,23 @@ def test_written_answers_do_not_depend_on_their_batch():
         model.answer(images[0], "red?", CANDIDATES, top_n=6)
 
 
+def test_eight_devices_say_what_one_does():
+    images, texts = tiny.images(8), [f"is it {n} dogs?" for n in range(8)]
+    one = open_model("vqa")
+    many, pixels = one.on_every_device(), pixels_of(one, images)
+    assert many.device_count == 8
+    for common in (pixels, pixels[:1]):  # one image for all questions is not split
+        written = [answer.write_answers(m, common, texts) for m in (one, many)]
+        assert written[0][0] == written[1][0]
+        np.testing.assert_allclose(written[0][1], written[1][1], atol=1e-4)
+        chosen = [answer.rank_answers(m, common, texts, TEXTS) for m in (one, many)]
+        np.testing.assert_array_equal(chosen[0][0], chosen[1][0])
+        np.testing.assert_allclose(chosen[0][1], chosen[1][1], atol=1e-4)
+    judges = open_model("nlvr"), open_model("nlvr").on_every_device()
+    one, many = (nlvr.judge(m, pixels, pixels[::-1], texts, 8) for m in judges)
+    np.testing.assert_allclose(one, many, atol=1e-4)
+
+
 def test_the_matrix_is_its_pairs_and_its_best():
     model, images = open_model("retrieval"), tiny.images(3)
     matrix = model.match_matrix(images, TEXTS, batch_size=2)

@@ -11,6 +11,7 @@ from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
 from blip_jax.models import layers
 from blip_jax.models.blip import Blip, decoder_view, encoder_view
 from blip_jax.models.layers import Norm
+from blip_jax.models.med import first_token
 from blip_jax.models.vit import VisionBlock, resize_positions
 
 IDS = jnp.array([[5, 6, 7, 8, 9, 0], [5, 9, 8, 7, 0, 0]])
@@ -110,6 +111,18 @@ def test_decoder_is_causal_and_encoder_is_not(tiny):
 
     assert through(decoder).tolist() == [True] * 3 + [False] * 3
     assert through(encoder).tolist() == [True] * 6
+
+
+def test_the_first_token_alone_is_that_of_the_whole_text(tiny):
+    blip, params, tokens = tiny
+    view = encoder_view(params)
+    ids, mask = IDS.repeat(2, 0), MASK.repeat(2, 0)
+    seen = jnp.arange(tokens.shape[1])[None].repeat(2, 0) < jnp.array([[3], [17]])
+    for source, source_mask in ((None, None), (tokens, None), (tokens, seen.astype(jnp.int32))):
+        args = (ids, mask, source)
+        whole = blip._encode(view, *args, None, source_mask=source_mask)
+        first = first_token(blip.config, view, *args, source_mask)
+        np.testing.assert_allclose(first, whole[:, 0], atol=1e-6)
 
 
 def test_padding_changes_nothing(tiny):

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from blip_jax import generation
 from blip_jax.data.text import pre_question
 from blip_jax.generation.greedy import expand_cache, expand_logits
 from blip_jax.inference.batching import TEXT_STEP, batches, encode, power_of_two
 from blip_jax.inference.pixels import Rows
-from blip_jax.inference.trained import Trained
+from blip_jax.inference.trained import Trained, spread
 from blip_jax.losses import smoothed_nll
 from blip_jax.models.blip import Blip, Params
+
+Answers = tuple[jax.Array, jax.Array, jax.Array]  # ids and mask int [A, T], bool [A]: which count
 
 MAX_TOKENS = 35  # of a question
 RANKED = 128  # candidates whose whole text is scored
@@ -47,8 +50,8 @@ def write_answers(
     lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows], text_step)
-        batch = (own_or_common(pixels, rows), *asked)
-        found = beam_program(model.blip, model.on_device, *batch, **sizes, **lengths)
+        mesh, batch = shared(model, own_or_common(pixels, rows), *asked)
+        found = beam_program(model.blip, mesh, model.on_device, *batch, **sizes, **lengths)
         found = jax.device_get(found)
         texts += model.texts(found.tokens[:count])
         log_probs.append(found.log_probs[:count].sum(-1))
@@ -84,8 +87,9 @@ def rank_answers(
     found = []
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
-        batch = (own_or_common(pixels, rows), *asked, ids, mask, real)
-        best = rank_program(model.blip, min(top_k, len(ids)), model.on_device, *batch)
+        mesh, batch = shared(model, own_or_common(pixels, rows), *asked)
+        given = (model.on_device, (ids, mask, real))
+        best = rank_program(model.blip, mesh, min(top_k, len(ids)), given, *batch)
         found.append([np.asarray(part)[:count] for part in best])
     chosen, scores = (np.concatenate(part) for part in zip(*found, strict=True))
     kept = min(top_k, len(candidates))
@@ -109,6 +113,14 @@ def own_or_common(pixels: Rows, rows: np.ndarray) -> np.ndarray | jax.Array:
     return pixels[rows] if len(pixels) > 1 else pixels[np.zeros(1, int)]
 
 
+def shared(
+    model: Trained, *batch: np.ndarray | jax.Array
+) -> tuple[Mesh | None, list[np.ndarray | jax.Array]]:
+    """The mesh that shares a batch out, None where its arrays do not all divide, and the batch."""
+    divides = all(len(x) % model.device_count == 0 for x in batch)
+    return (model.mesh if divides else None), [model.place(x) for x in batch]
+
+
 def read_question(
     blip: Blip, params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
 ) -> jax.Array:
@@ -121,11 +133,12 @@ def read_question(
 
 @functools.partial(
     jax.jit,
-    static_argnums=0,
+    static_argnums=(0, 1),
     static_argnames=("num_beams", "num_return", "min_new_tokens", "max_new_tokens"),
 )
 def beam_program(
     blip: Blip,
+    mesh: Mesh | None,
     params: Params,
     pixels: jax.Array,
     ids: jax.Array,
@@ -136,28 +149,59 @@ def beam_program(
     min_new_tokens: int,
     max_new_tokens: int,
 ) -> generation.Generated:
-    """Beam search after [DEC], reading the question. ids, mask int [B, T]."""
+    """Beam search after [DEC], reading the question. ids, mask int [B, T].
+
+    On a mesh of `Trained`, each device answers questions of its own; so it is in `rank_program`.
+    """
     text = blip.config.text
-    source = read_question(blip, params, pixels, ids, mask)
-    source_mask = mask if blip.config.conventions.question_mask else None
-    prompt = jnp.full((len(ids), 1), text.dec_id)
-    lengths = jnp.ones(len(ids), jnp.int32)
-    ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
-    return generation.beam(
-        *ready,
-        prompt,
-        lengths,
-        num_beams=num_beams,
-        num_return=num_return,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        eos_id=text.sep_id,
-        pad_id=text.pad_id,
-    )
+
+    def write(
+        params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
+    ) -> generation.Generated:
+        source = read_question(blip, params, pixels, ids, mask)
+        source_mask = mask if blip.config.conventions.question_mask else None
+        prompt = jnp.full((len(ids), 1), text.dec_id)
+        lengths = jnp.ones(len(ids), jnp.int32)
+        ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
+        return generation.beam(
+            *ready,
+            prompt,
+            lengths,
+            num_beams=num_beams,
+            num_return=num_return,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            eos_id=text.sep_id,
+            pad_id=text.pad_id,
+        )
+
+    found: generation.Generated = spread(write, mesh)(params, pixels, ids, mask)
+    return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def rank_program(
+    blip: Blip,
+    mesh: Mesh | None,
+    top_k: int,
+    given: tuple[Params, Answers],
+    pixels: jax.Array,
+    ids: jax.Array,
+    mask: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """`ranked` as a program: parameters and answers go to every device."""
+
+    def rank(
+        given: tuple[Params, Answers], pixels: jax.Array, ids: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        params, answers = given
+        return ranked(blip, top_k, params, pixels, ids, mask, *answers)
+
+    found: tuple[jax.Array, jax.Array] = spread(rank, mesh)(given, pixels, ids, mask)
+    return found
+
+
+def ranked(
     blip: Blip,
     top_k: int,
     params: Params,

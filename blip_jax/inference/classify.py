@@ -19,7 +19,7 @@ def classify(model: Trained, pixels: Rows, texts: Sequence[str], batch_size: int
     ids, mask = encode(model.tokenizer, cleaned, model.config.text.max_positions, "[ENC]")
     found = []
     for rows, count in batches(len(texts), batch_size):
-        batch = (pixels[rows], ids[rows], mask[rows])
+        batch = map(model.place, (pixels[rows], ids[rows], mask[rows]))
         found.append(np.asarray(class_program(model.blip, model.on_device, *batch))[:count])
     return np.concatenate(found)
 

@@ -27,7 +27,7 @@ def judge(
     ids, mask = encode(model.tokenizer, cleaned, model.config.text.max_positions, "[ENC]")
     logits = []
     for rows, count in batches(len(texts), batch_size):
-        batch = (left[rows], right[rows], ids[rows], mask[rows])
+        batch = map(model.place, (left[rows], right[rows], ids[rows], mask[rows]))
         logits.append(np.asarray(nlvr_program(model.blip, model.on_device, *batch))[:count])
     return np.concatenate(logits)
 

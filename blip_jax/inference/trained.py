@@ -38,7 +38,7 @@ class Trained:
     def on_every_device(self) -> Self:
         """The same model with its parameters on every device of this process.
 
-        Embedding, matching and captions then share their batches out. Of devices that are no power
+        Its functions then share their batches out. Of devices that are no power
         of two, the largest power of two among them is used.
         """
         devices = jax.local_devices()
@@ -82,12 +82,15 @@ class Trained:
 
 
 def spread(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
-    """A function (params, *arrays of rows) -> arrays of rows, each device with rows of its own."""
+    """A function (params, *arrays of rows) -> arrays of rows, each device with rows of its own.
+
+    `params` may be any tree; all devices get all of it.
+    """
     if mesh is None:
         return function
 
     @jax.jit
-    def shared(params: Params, *arrays: jax.Array) -> Any:
+    def shared(params: Any, *arrays: jax.Array) -> Any:
         specs = (P(), *(P(ROWS),) * len(arrays))
         # Unchecked: what goes round in a decoder's loop begins the same on all devices and does
         # not stay so, which the check refuses.

@@ -36,7 +36,7 @@ from blip_jax.config import BlipConfig
 from blip_jax.models import nlvr
 from blip_jax.models.initial import initial_params
 from blip_jax.models.layers import Params, by_parts
-from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed
+from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed, first_token
 from blip_jax.models.vit import VisionTransformer
 
 # (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
@@ -173,8 +173,8 @@ class Blip:
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """Texts that begin with [CLS], int [B, T] -> unit vectors [B, E], float32."""
-        hidden = self._encode(encoder_view(params), input_ids, attention_mask, None, rng)
-        return unit(linear(params["text_proj"], hidden[:, 0]))
+        first = self._first(encoder_view(params), input_ids, attention_mask, None, rng)
+        return unit(linear(params["text_proj"], first))
 
     def match_logits(
         self,
@@ -189,8 +189,9 @@ class Blip:
         N texts that follow each other may share an image: image_tokens are then [B / N, S, W],
         and the keys and values of an image are computed once.
         """
-        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
-        return linear(params["itm_head"], hidden[:, 0])
+        view = encoder_view(params)
+        first = self._first(view, input_ids, attention_mask, image_tokens, rng)
+        return linear(params["itm_head"], first)
 
     def question_tokens(
         self,
@@ -230,8 +231,9 @@ class Blip:
         rng: jax.Array | None = None,
     ) -> jax.Array:
         """Logits [B, len(config.classes)], float32, of images with texts that begin with [ENC]."""
-        hidden = self.question_tokens(params, image_tokens, input_ids, attention_mask, rng)
-        return head(params["class_head"], hidden[:, 0])
+        view = encoder_view(params)
+        first = self._first(view, input_ids, attention_mask, image_tokens, rng)
+        return head(params["class_head"], first)
 
     def dialog_source(
         self,
@@ -271,9 +273,8 @@ class Blip:
         The source and its mask are those of `dialog_source`.
         """
         view = encoder_view(params)
-        args = (view, input_ids, attention_mask, source, rng)
-        hidden = self._encode(*args, source_mask=source_mask)
-        return linear(params["itm_head"], hidden[:, 0])
+        first = self._first(view, input_ids, attention_mask, source, rng, source_mask)
+        return linear(params["itm_head"], first)
 
     def lm_logits(
         self,
@@ -342,6 +343,21 @@ class Blip:
             for i in range(self.config.text.depth)
         ]
         return view | {"blocks": layers}
+
+    def _first(
+        self,
+        view: Params,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        source: jax.Array | None,
+        rng: jax.Array | None,
+        source_mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """The first hidden state [B, W] of each text."""
+        if rng is None:
+            return first_token(self.config, view, input_ids, attention_mask, source, source_mask)
+        args = (view, input_ids, attention_mask, source, rng)
+        return self._encode(*args, source_mask=source_mask)[:, 0]
 
     def _encode(
         self,

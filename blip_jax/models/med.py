@@ -25,6 +25,7 @@ from blip_jax.models.layers import (
     looked_up,
     normal,
     on_mesh,
+    on_several_devices,
     stacked,
 )
 
@@ -79,12 +80,14 @@ class TextBlock(nn.Module):
         source: jax.Array | KeysValues | None,
         mask: jax.Array,
         source_mask: jax.Array | None,
+        asked: int | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values.
 
-        The source may be given as its keys and values [B / N, H, S, D] instead.
+        The source may be given as its keys and values [B / N, H, S, D] instead. Where no more
+        than the first `asked` positions are asked for, x comes back as [B, asked, W].
         """
-        x, keys_values = self.self_attend(x, mask)
+        x, keys_values = self.self_attend(x, mask, asked)
         if source is not None:
             attention = self.cross_attention
             cross = source if isinstance(source, tuple) else self.read(source)
@@ -99,9 +102,12 @@ class TextBlock(nn.Module):
         keys_values: KeysValues = self.cross_attention.keys_values(source)
         return keys_values
 
-    def self_attend(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, KeysValues]:
+    def self_attend(
+        self, x: jax.Array, mask: jax.Array, asked: int | None = None
+    ) -> tuple[jax.Array, KeysValues]:
         """The first branch of the block: x [B, T, W] and its mask -> x, keys and values."""
         keys_values = self.attention.keys_values(x)
+        x = x[:, :asked]
         h = self.attend(self.attention, x, keys_values, mask)
         return self.add(self.attention, x, h), keys_values
 
@@ -192,6 +198,42 @@ class TextTransformer(nn.Module):
         return hidden
 
 
+def first_token(
+    config: BlipConfig,
+    view: Params,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    source: jax.Array | None = None,
+    source_mask: jax.Array | None = None,
+) -> jax.Array:
+    """What `TextTransformer` says of the first token of texts that may see all of themselves.
+
+    ITC and ITM ask for no other, so the last block computes no other. Without dropout, and not
+    for training: a gradient would be as large as all layers in each of them.
+
+    Args:
+      view: {embeddings, blocks}; the others as `TextTransformer` takes them.
+
+    Returns:
+      Hidden states [B, W].
+    """
+    embeddings: Any = TextEmbeddings(config.text, config.dtype)
+    block: Any = TextBlock(config.text, config.dtype, deterministic=True)
+    positions = positions_of(input_ids, config.text)
+    x = embeddings.apply({"params": view["embeddings"]}, input_ids, positions, True)
+    masks = text_mask(attention_mask, causal=False), padding_mask(source_mask)
+
+    def through(x: jax.Array, i: jax.Array | int, asked: int | None = None) -> jax.Array:
+        layer = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), view["blocks"]
+        )
+        return block.apply({"params": layer}, x, source, *masks, asked)[0]
+
+    last = config.text.depth - 1
+    x = jax.lax.fori_loop(0, last, lambda i, x: through(x, i), x)
+    return through(x, last, asked=1)[:, 0]
+
+
 def begin(
     config: BlipConfig,
     view: Params,
@@ -212,10 +254,26 @@ def begin(
     masks = text_mask(attention_mask, causal=True), padding_mask(source_mask)
     cross, written = [], []
     for layer in view["blocks"]:
-        cross.append(block.apply({"params": layer}, source, method="read"))
+        cross.append(jax.tree.map(at_rest, block.apply({"params": layer}, source, method="read")))
         x, new = block.apply({"params": layer}, x, cross[-1], *masks)
         written.append(new)
     return x, cross, written
+
+
+def at_rest(x: jax.Array) -> jax.Array:
+    """Keys or values [B, H, S, D] as they are, in memory in that order.
+
+    The compiler for processors would keep them as the projection left them, positions before
+    heads, and copy them once for the prompt and once more for the loop over tokens.
+    """
+
+    def in_order(x: jax.Array) -> jax.Array:
+        rows = jax.lax.optimization_barrier(x.reshape(-1, *x.shape[2:]))
+        return rows.reshape(x.shape)
+
+    if on_several_devices():
+        return x
+    return jax.lax.platform_dependent(x, cpu=in_order, default=lambda x: x)
 
 
 def feed(

@@ -108,9 +108,10 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     examples: list[Example] = []
     pairs: list[tuple[str, str]] = []  # truth, prediction
     skipped: Counter[str] = Counter()
-    size, names = model.config.vision.image_size, model.config.classes
+    model, names = model.on_every_device(), model.config.classes
+    shape = (model.config.vision.image_size, model.rows(config.batch_size), model.device_count)
     done = 0
-    for pixels, status, chosen in image_batches(rows, size, config.batch_size):
+    for pixels, status, chosen in image_batches(rows, *shape):
         probabilities = classify(model, pixels, [row.text for row in chosen], len(pixels))
         done += len(status)
         for row, state, found in zip(chosen, status, probabilities, strict=False):

@@ -137,12 +137,11 @@ def predict(
     model: Model, statements: list[Statement], batch_size: int, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits [N, 2] of statements, and bool [N]: whether both images could be read."""
-    size = model.config.vision.image_size
+    model = model.on_every_device()
+    shape = (model.config.vision.image_size, model.rows(batch_size), model.device_count)
     sides = [
         image_batches(
-            [Record(s.uid, s.images[side], (s.sentence,), s.uid) for s in statements],
-            size,
-            batch_size,
+            [Record(s.uid, s.images[side], (s.sentence,), s.uid) for s in statements], *shape
         )
         for side in (0, 1)
     ]

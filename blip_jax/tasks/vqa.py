@@ -126,12 +126,13 @@ def evaluate(model: Model, config: ConfigDict, progress: Progress = silent) -> E
     Raises:
       ValueError: another method, or no candidates to rank.
     """
+    model = model.on_every_device()
     answer = answerer(model, config)
     questions = read_questions(config.annotations, config.image_root or None)
     written: list[str] = []
     readable: list[bool] = []
-    size = model.config.vision.image_size
-    for pixels, status, chosen in image_batches(questions, size, config.batch_size):
+    shape = (model.config.vision.image_size, model.rows(config.batch_size), model.device_count)
+    for pixels, status, chosen in image_batches(questions, *shape):
         texts = answer(pixels, [q.question for q in chosen])
         written += texts[: len(status)]
         readable += [s == "ok" for s in status]
