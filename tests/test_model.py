@@ -116,7 +116,7 @@ def test_eight_devices_say_what_one_does():
     one = open_model("vqa")
     many, pixels = one.on_every_device(), pixels_of(one, images)
     assert many.device_count == 8
-    for common in (pixels, pixels[:1]):  # one image for all questions is not split
+    for common in (pixels, pixels[:1]):  # the one image of all questions does not divide
         written = [answer.write_answers(m, common, texts) for m in (one, many)]
         assert written[0][0] == written[1][0]
         np.testing.assert_allclose(written[0][1], written[1][1], atol=1e-4)

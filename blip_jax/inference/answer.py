@@ -50,7 +50,7 @@ def write_answers(
     lengths = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows], text_step)
-        mesh, batch = shared(model, own_or_common(pixels, rows), *asked)
+        mesh, batch = model.share(own_or_common(pixels, rows), *asked)
         found = beam_program(model.blip, mesh, model.on_device, *batch, **sizes, **lengths)
         found = jax.device_get(found)
         texts += model.texts(found.tokens[:count])
@@ -87,7 +87,7 @@ def rank_answers(
     found = []
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
-        mesh, batch = shared(model, own_or_common(pixels, rows), *asked)
+        mesh, batch = model.share(own_or_common(pixels, rows), *asked)
         given = (model.on_device, (ids, mask, real))
         best = rank_program(model.blip, mesh, min(top_k, len(ids)), given, *batch)
         found.append([np.asarray(part)[:count] for part in best])
@@ -111,14 +111,6 @@ def encode_questions(
 def own_or_common(pixels: Rows, rows: np.ndarray) -> np.ndarray | jax.Array:
     """The images of some questions: one each, or the one there is."""
     return pixels[rows] if len(pixels) > 1 else pixels[np.zeros(1, int)]
-
-
-def shared(
-    model: Trained, *batch: np.ndarray | jax.Array
-) -> tuple[Mesh | None, list[np.ndarray | jax.Array]]:
-    """The mesh that shares a batch out, None where its arrays do not all divide, and the batch."""
-    divides = all(len(x) % model.device_count == 0 for x in batch)
-    return (model.mesh if divides else None), [model.place(x) for x in batch]
 
 
 def read_question(

@@ -74,9 +74,8 @@ def write_captions(
     own = model.config.conventions.prompt
     full = [own if prompt is None else prompt for prompt in chosen]
     ids, lengths = encode_prompts(model, full, options.max_new_tokens, slots)
-    mesh = model.mesh if len(images) % model.device_count == 0 else None
+    mesh, batch = model.share(images, ids, lengths, keys)
     program = caption_program(model.blip, dataclasses.replace(options, prompt=None), mesh)
-    batch = map(model.place, (images, ids, lengths, keys))
     written = jax.device_get(program(model.on_device, *batch))
     lead = np.broadcast_to(ids[:, None], (*written.tokens.shape[:2], ids.shape[1]))
     texts = model.texts(np.concatenate([lead, written.tokens], -1))

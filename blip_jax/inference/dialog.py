@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from blip_jax.data.dialogs import Round
@@ -93,8 +92,5 @@ def odds_program(
     mask: jax.Array,
 ) -> jax.Array:
     """One source [S, W], dialogues [C, T] about it -> log-odds [C] that they are right."""
-    rows = (len(ids), *source.shape)
-    source = jnp.broadcast_to(source[None], rows)
-    source_mask = jnp.broadcast_to(source_mask[None], rows[:2])
-    logits = blip.dialog_logits(params, source, source_mask, ids, mask)
+    logits = blip.dialog_logits(params, source[None], source_mask[None], ids, mask)
     return logits[:, 1] - logits[:, 0]

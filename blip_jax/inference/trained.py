@@ -38,8 +38,8 @@ class Trained:
     def on_every_device(self) -> Self:
         """The same model with its parameters on every device of this process.
 
-        Its functions then share their batches out. Of devices that are no power
-        of two, the largest power of two among them is used.
+        Embedding, matching, captions, answers, statements and classes then share their batches
+        out. Of devices that are no power of two, the largest power of two among them is used.
         """
         devices = jax.local_devices()
         count = 1 << (len(devices).bit_length() - 1)
@@ -75,6 +75,20 @@ class Trained:
             return batch
         spec = P(ROWS) if len(batch) % self.mesh.size == 0 else P()
         return jax.device_put(batch, NamedSharding(self.mesh, spec))
+
+    def share(
+        self, *batch: np.ndarray | jax.Array
+    ) -> tuple[Mesh | None, list[np.ndarray | jax.Array]]:
+        """The mesh that `spread` shares a batch out on, and its arrays, placed there.
+
+        Where not all arrays divide, as the one image of many questions does not, every device
+        has all of them and the mesh is None.
+        """
+        if self.mesh is None:
+            return None, list(batch)
+        divide = all(len(x) % self.mesh.size == 0 for x in batch)
+        layout = NamedSharding(self.mesh, P(ROWS) if divide else P())
+        return (self.mesh if divide else None), [jax.device_put(x, layout) for x in batch]
 
     def texts(self, ids: np.ndarray) -> list[list[str]]:
         """Token ids [B, K, T] -> K texts a row."""

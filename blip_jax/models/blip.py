@@ -113,7 +113,8 @@ class Blip:
     """The pure functions of a BLIP. Holds no parameters; hashable, so a static argument of jit.
 
     Shapes: B images or texts, T text tokens, S image tokens, W widths, L layers, H heads.
-    `rng` is a dropout key; None evaluates.
+    `rng` is a dropout key; None evaluates. A loss passes one even where nothing is dropped out:
+    what evaluates keeps nothing for a gradient.
     """
 
     config: BlipConfig
@@ -270,7 +271,8 @@ class Blip:
     ) -> jax.Array:
         """Logits [B, 2], float32, of dialogues that begin with [ENC]; class 1: the answer is right.
 
-        The source and its mask are those of `dialog_source`.
+        The source and its mask are those of `dialog_source`; N dialogues that follow each other
+        may share theirs, as texts share an image in `match_logits`.
         """
         view = encoder_view(params)
         first = self._first(view, input_ids, attention_mask, source, rng, source_mask)

@@ -9,6 +9,7 @@ One module serves three uses of one text transformer (paper section 3.1):
 `blip_jax.models.blip` says which parameters each use sees.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -105,7 +106,10 @@ class TextBlock(nn.Module):
     def self_attend(
         self, x: jax.Array, mask: jax.Array, asked: int | None = None
     ) -> tuple[jax.Array, KeysValues]:
-        """The first branch of the block: x [B, T, W] and its mask -> x, keys and values."""
+        """The first branch of the block: x [B, T, W] and its mask -> x, keys and values.
+
+        x comes back at the first `asked` positions, or at all.
+        """
         keys_values = self.attention.keys_values(x)
         x = x[:, :asked]
         h = self.attend(self.attention, x, keys_values, mask)
@@ -208,8 +212,8 @@ def first_token(
 ) -> jax.Array:
     """What `TextTransformer` says of the first token of texts that may see all of themselves.
 
-    ITC and ITM ask for no other, so the last block computes no other. Without dropout, and not
-    for training: a gradient would be as large as all layers in each of them.
+    ITC, ITM and other heads ask for no other, so the last block computes no other. Without
+    dropout, and not for training: a gradient would be as large as all layers in each of them.
 
     Args:
       view: {embeddings, blocks}; the others as `TextTransformer` takes them.
@@ -225,12 +229,18 @@ def first_token(
 
     def through(x: jax.Array, i: jax.Array | int, asked: int | None = None) -> jax.Array:
         layer = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), view["blocks"]
+            functools.partial(
+                jax.lax.dynamic_index_in_dim,
+                index=i,
+                keepdims=False,
+                allow_negative_indices=False,
+            ),
+            view["blocks"],
         )
         return block.apply({"params": layer}, x, source, *masks, asked)[0]
 
-    last = config.text.depth - 1
-    x = jax.lax.fori_loop(0, last, lambda i, x: through(x, i), x)
+    last = len(jax.tree.leaves(view["blocks"])[0]) - 1
+    x = jax.lax.fori_loop(0, last, lambda i, x: through(x, i), x, unroll=config.unroll)
     return through(x, last, asked=1)[:, 0]
 
 
