@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from blip_jax.inference import answer, embed, explain, nlvr
+from blip_jax.inference import answer, classify, embed, explain, nlvr
 from blip_jax.inference.pixels import Pixels
 from blip_jax.interop.shapes import template
 from blip_jax.losses import smoothed_nll
@@ -125,6 +125,9 @@ def test_eight_devices_say_what_one_does():
         np.testing.assert_allclose(chosen[0][1], chosen[1][1], atol=1e-4)
     judges = open_model("nlvr"), open_model("nlvr").on_every_device()
     one, many = (nlvr.judge(m, pixels, pixels[::-1], texts, 8) for m in judges)
+    np.testing.assert_allclose(one, many, atol=1e-4)
+    judges = open_model("classify"), open_model("classify").on_every_device()
+    one, many = (classify.classify(m, pixels, texts, 8) for m in judges)
     np.testing.assert_allclose(one, many, atol=1e-4)
 
 

@@ -39,8 +39,9 @@ def model(task: str = "pretrain", **conventions) -> Model:
     tokenizer = Tokenizer.train(words, vocab_size=96)
     names = ("vocab_size", "cls_id", "sep_id", "dec_id", "enc_id", "pad_id")
     text = dataclasses.replace(TEXT, **{name: getattr(tokenizer, name) for name in names})
+    own = {"classes": ("no", "yes")} if task == "classify" else {}
     config = dataclasses.replace(
-        CONFIG, text=text, task=task, conventions=Conventions(**conventions), init_std=0.3
+        CONFIG, text=text, task=task, conventions=Conventions(**conventions), init_std=0.3, **own
     )
     params = jax.device_get(jax.jit(Blip(config).init)(jax.random.key(0)))
     return Model(params, config, tokenizer)
