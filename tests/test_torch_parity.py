@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from blip_jax.inference.answer import beam_program
+from blip_jax.inference import answer
 from blip_jax.inference.caption import CaptionOptions, caption_program, seed_keys
+from blip_jax.inference.trained import program
 from blip_jax.interop.huggingface import export_huggingface, import_huggingface
 from blip_jax.models.blip import Blip
 from blip_jax.tokenizer import Tokenizer
@@ -170,7 +171,7 @@ def check_vqa(theirs, blip, params, pixels, tokens):
         lengths = {"min_new_tokens": NEW, "max_new_tokens": NEW, "num_beams": beams}
         found = theirs.generate(ids, pixels, attention_mask=mask, **lengths)
         asked = (images, ours(ids), ours(mask))
-        written = beam_program(blip, None, params, *asked, num_return=1, **lengths)
+        written = program(answer.written, blip, None, num_return=1, **lengths)(params, *asked)
         texts += same_tokens(written.tokens, found[:, 1:], text)
     assert len(set(texts)) > 1
 

@@ -1,19 +1,17 @@
 """Answering questions: writing answers, or ranking candidates (`models/blip_vqa.py`)."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from blip_jax import generation
 from blip_jax.data.text import pre_question
 from blip_jax.generation.greedy import expand_cache, expand_logits
 from blip_jax.inference.batching import TEXT_STEP, batches, encode, power_of_two
 from blip_jax.inference.pixels import Rows
-from blip_jax.inference.trained import Trained, spread
+from blip_jax.inference.trained import Trained, program
 from blip_jax.losses import smoothed_nll
 from blip_jax.models.blip import Blip, Params
 
@@ -51,8 +49,8 @@ def write_answers(
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows], text_step)
         mesh, batch = model.share(own_or_common(pixels, rows), *asked)
-        found = beam_program(model.blip, mesh, model.on_device, *batch, **sizes, **lengths)
-        found = jax.device_get(found)
+        write = program(written, model.blip, mesh, **sizes, **lengths)
+        found = jax.device_get(write(model.on_device, *batch))
         texts += model.texts(found.tokens[:count])
         log_probs.append(found.log_probs[:count].sum(-1))
     return texts, np.concatenate(log_probs)
@@ -88,8 +86,8 @@ def rank_answers(
     for rows, count in batches(len(questions), batch_size):
         asked = encode_questions(model, [questions[r] for r in rows])
         mesh, batch = model.share(own_or_common(pixels, rows), *asked)
-        given = (model.on_device, (ids, mask, real))
-        best = rank_program(model.blip, mesh, min(top_k, len(ids)), given, *batch)
+        rank = program(ranked, model.blip, mesh, top_k=min(top_k, len(ids)))
+        best = rank((model.on_device, (ids, mask, real)), *batch)
         found.append([np.asarray(part)[:count] for part in best])
     chosen, scores = (np.concatenate(part) for part in zip(*found, strict=True))
     kept = min(top_k, len(candidates))
@@ -123,14 +121,8 @@ def read_question(
     return blip.question_tokens(params, blip.image_tokens(params, pixels), ids, mask)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnums=(0, 1),
-    static_argnames=("num_beams", "num_return", "min_new_tokens", "max_new_tokens"),
-)
-def beam_program(
+def written(
     blip: Blip,
-    mesh: Mesh | None,
     params: Params,
     pixels: jax.Array,
     ids: jax.Array,
@@ -141,70 +133,37 @@ def beam_program(
     min_new_tokens: int,
     max_new_tokens: int,
 ) -> generation.Generated:
-    """Beam search after [DEC], reading the question. ids, mask int [B, T].
-
-    On a mesh of `Trained`, each device answers questions of its own; so it is in `rank_program`.
-    """
+    """Beam search after [DEC], reading the question. ids, mask int [B, T]."""
     text = blip.config.text
-
-    def write(
-        params: Params, pixels: jax.Array, ids: jax.Array, mask: jax.Array
-    ) -> generation.Generated:
-        source = read_question(blip, params, pixels, ids, mask)
-        source_mask = mask if blip.config.conventions.question_mask else None
-        prompt = jnp.full((len(ids), 1), text.dec_id)
-        lengths = jnp.ones(len(ids), jnp.int32)
-        ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
-        return generation.beam(
-            *ready,
-            prompt,
-            lengths,
-            num_beams=num_beams,
-            num_return=num_return,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            eos_id=text.sep_id,
-            pad_id=text.pad_id,
-        )
-
-    found: generation.Generated = spread(write, mesh)(params, pixels, ids, mask)
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def rank_program(
-    blip: Blip,
-    mesh: Mesh | None,
-    top_k: int,
-    given: tuple[Params, Answers],
-    pixels: jax.Array,
-    ids: jax.Array,
-    mask: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """`ranked` as a program: parameters and answers go to every device."""
-
-    def rank(
-        given: tuple[Params, Answers], pixels: jax.Array, ids: jax.Array, mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        params, answers = given
-        return ranked(blip, top_k, params, pixels, ids, mask, *answers)
-
-    found: tuple[jax.Array, jax.Array] = spread(rank, mesh)(given, pixels, ids, mask)
-    return found
+    source = read_question(blip, params, pixels, ids, mask)
+    source_mask = mask if blip.config.conventions.question_mask else None
+    prompt = jnp.full((len(ids), 1), text.dec_id)
+    lengths = jnp.ones(len(ids), jnp.int32)
+    ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
+    return generation.beam(
+        *ready,
+        prompt,
+        lengths,
+        num_beams=num_beams,
+        num_return=num_return,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        eos_id=text.sep_id,
+        pad_id=text.pad_id,
+    )
 
 
 def ranked(
     blip: Blip,
-    top_k: int,
-    params: Params,
+    given: tuple[Params, Answers],
     pixels: jax.Array,
     ids: jax.Array,
     mask: jax.Array,
-    answers: jax.Array,
-    answer_mask: jax.Array,
-    real: jax.Array,
+    *,
+    top_k: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Ranks A answers [A, T], of which `real` [A] count, for each of B questions.
+    """Ranks A answers for each of B questions; `given` is what the questions share, the parameters
+    and the answers.
 
     The answers of a question are fed side by side, one token a step, like beams: they share
     its keys and values. The original masks the question's padding here in any case.
@@ -212,6 +171,7 @@ def ranked(
     Returns:
       Numbers of the answers, best first, and their scores, both [B, top_k].
     """
+    params, (answers, answer_mask, real) = given
     source = read_question(blip, params, pixels, ids, mask)
     prompt = jnp.full((len(ids), 1), blip.config.text.dec_id)
     lengths = jnp.ones(len(ids), jnp.int32)

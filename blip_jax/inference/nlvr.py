@@ -1,16 +1,14 @@
 """Judging statements about two images (`models/blip_nlvr.py`)."""
 
-import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from blip_jax.data.text import pre_caption
 from blip_jax.inference.batching import batches, encode
 from blip_jax.inference.pixels import Rows
-from blip_jax.inference.trained import Trained, spread
+from blip_jax.inference.trained import Trained, program
 from blip_jax.models.blip import Blip, Params
 
 MAX_WORDS = 40
@@ -29,15 +27,13 @@ def judge(
     logits = []
     for rows, count in batches(len(texts), batch_size):
         mesh, batch = model.share(left[rows], right[rows], ids[rows], mask[rows])
-        found = nlvr_program(model.blip, mesh, model.on_device, *batch)
+        found = program(statement_logits, model.blip, mesh)(model.on_device, *batch)
         logits.append(np.asarray(found)[:count])
     return np.concatenate(logits)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def nlvr_program(
+def statement_logits(
     blip: Blip,
-    mesh: Mesh | None,
     params: Params,
     left: jax.Array,
     right: jax.Array,
@@ -45,12 +41,5 @@ def nlvr_program(
     mask: jax.Array,
 ) -> jax.Array:
     """Pixels of both sides [B, S, S, 3], texts [B, T] -> logits [B, 2]."""
-
-    def program(
-        params: Params, left: jax.Array, right: jax.Array, ids: jax.Array, mask: jax.Array
-    ) -> jax.Array:
-        left, right = (blip.image_tokens(params, side) for side in (left, right))
-        return blip.nlvr_logits(params, left, right, ids, mask)
-
-    logits: jax.Array = spread(program, mesh)(params, left, right, ids, mask)
-    return logits
+    left, right = (blip.image_tokens(params, side) for side in (left, right))
+    return blip.nlvr_logits(params, left, right, ids, mask)

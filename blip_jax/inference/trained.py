@@ -114,3 +114,11 @@ def spread(function: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any
         return each(params, *arrays)
 
     return shared
+
+
+@functools.lru_cache(maxsize=32)
+def program(
+    function: Callable[..., Any], blip: Blip, mesh: Mesh | None, **options: Any
+) -> Callable[..., Any]:
+    """A function (blip, params, *arrays of rows, **options), jitted and `spread` over a mesh."""
+    return jax.jit(spread(functools.partial(function, blip, **options), mesh))
