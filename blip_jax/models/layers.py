@@ -1,16 +1,16 @@
 """The layers both towers are made of: attention on 2-D kernels, the MLP, normalisation."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.sharding import PartitionSpec as P
 
 from blip_jax.config import Dtype, Remat
+from blip_jax.models.gradients import gelu, normalised, product
+from blip_jax.models.placement import on_mesh, on_several_devices
 
 Params = dict[str, Any]
 
@@ -19,56 +19,15 @@ normal = nn.initializers.normal(INITIAL_STD)
 
 CACHED = 2**23  # bytes that a processor's caches can be trusted to hold
 
-# Mesh axes that split a batch; the fourth, "tensor", splits heads, MLPs and the vocabulary.
-BATCH_AXES = ("slice", "data", "fsdp")
-
-
-def on_mesh(x: jax.Array, last: str | None = None) -> jax.Array:
-    """Says how an activation [B, ...] lies on the mesh: rows over the batch axes, the last
-    dimension over `last`.
-
-    Left alone, the compiler may follow the parameters instead, and gather activations where it
-    should gather weights. Does nothing without a mesh, or for a size it does not divide.
-    """
-    sizes = mesh_sizes()
-    if not sizes:
-        return x
-    ways = math.prod(sizes[axis] for axis in BATCH_AXES)
-    rows = BATCH_AXES if x.shape[0] % ways == 0 else None
-    last = last if last and x.shape[-1] % sizes[last] == 0 else None
-    spec = P(rows, *(None,) * (x.ndim - 2), last)
-    return jax.lax.with_sharding_constraint(x, spec)
-
-
-def looked_up(table: jax.Array) -> jax.Array:
-    """Says that a table [V, W] is whole along W where rows of it are looked up.
-
-    What is looked up would else be split along W, like the table, and have to be gathered whole
-    before its rows could be split. Does nothing without a mesh.
-    """
-    sizes = mesh_sizes()
-    if not sizes:
-        return table
-    rows = "tensor" if table.shape[0] % sizes["tensor"] == 0 else None
-    return jax.lax.with_sharding_constraint(table, P(rows, None))
-
-
-def mesh_sizes() -> dict[str, int]:
-    """Devices along each axis of the mesh of a run; empty without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not {*BATCH_AXES, "tensor"} <= set(mesh.shape):
-        return {}
-    return dict(mesh.shape)
-
-
-def on_several_devices() -> bool:
-    """Whether the mesh of a run has more than one."""
-    return math.prod(mesh_sizes().values()) > 1
-
 
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
     """A linear map with float32 parameters, computed in `dtype`."""
-    return nn.Dense(features, dtype=jnp.dtype(dtype), kernel_init=normal, name=name)
+
+    def contract(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+        return product(x, kernel)
+
+    kind = jnp.dtype(dtype)
+    return nn.Dense(features, dtype=kind, kernel_init=normal, dot_general=contract, name=name)
 
 
 class Norm(nn.Module):
@@ -81,11 +40,8 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
-        shape = (1,) * (x.ndim - 1) + (-1,)
-        return (x * scale.reshape(shape) + bias.reshape(shape)).astype(self.dtype)
+        x = normalised(x.astype(jnp.float32), scale, bias, self.eps)
+        return x.astype(self.dtype)
 
 
 def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.Array) -> jax.Array:
@@ -218,7 +174,7 @@ class Mlp(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = on_mesh(self.up(x), "tensor")
-        return self.down(nn.gelu(hidden, approximate=False))
+        return self.down(gelu(hidden))
 
 
 def stacked(block: type[nn.Module], remat: Remat, unroll: int, **scan: Any) -> type[nn.Module]:

@@ -17,18 +17,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
+from blip_jax.models.gradients import gelu, product
 from blip_jax.models.layers import (
     Attention,
     Mlp,
     Norm,
     Params,
     dense,
-    looked_up,
     normal,
-    on_mesh,
-    on_several_devices,
     stacked,
 )
+from blip_jax.models.placement import looked_up, on_mesh, on_several_devices
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -347,9 +346,9 @@ class LmHead(nn.Module):
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         c = self.config
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_rows,))
-        x = nn.gelu(dense(c.width, self.dtype, "transform")(x), approximate=False)
+        x = gelu(dense(c.width, self.dtype, "transform")(x))
         x = Norm(c.norm_eps, self.dtype, name="norm")(x)
-        logits = on_mesh(x @ word.T.astype(x.dtype), "tensor").astype(jnp.float32)
+        logits = on_mesh(product(x, word.T.astype(x.dtype)), "tensor").astype(jnp.float32)
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
         if c.vocab_rows == c.vocab_size:
             return logits

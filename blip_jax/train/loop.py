@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from blip_jax.errors import Stopped
 from blip_jax.models.blip import Params
-from blip_jax.models.layers import BATCH_AXES
+from blip_jax.models.placement import BATCH_AXES
 from blip_jax.train.checkpoint import Checkpoints
 from blip_jax.train.folder import RunFolder
 from blip_jax.train.goodput import Goodput

@@ -9,7 +9,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from blip_jax.models.layers import BATCH_AXES
+from blip_jax.models.placement import BATCH_AXES
 
 AXES = ("slice", "data", "fsdp", "tensor")  # from the slowest network to the fastest
 BATCH = P(BATCH_AXES)
