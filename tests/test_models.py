@@ -13,6 +13,7 @@ from blip_jax.models.blip import Blip, decoder_view, encoder_view
 from blip_jax.models.layers import Norm
 from blip_jax.models.med import first_token
 from blip_jax.models.vit import VisionBlock, resize_positions
+from blip_jax.train.flops import matmul_flops
 
 IDS = jnp.array([[5, 6, 7, 8, 9, 0], [5, 9, 8, 7, 0, 0]])
 MASK = (IDS > 0).astype(jnp.int32)
@@ -181,6 +182,22 @@ def test_parts_that_fit_a_processors_caches_change_no_number(tiny, monkeypatch):
     assert choices[0] < choices[1]  # what is cut is so for one platform alone
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_of_all_but_products_computes_attention_alone_again(tiny):
+    _, params, _ = tiny
+
+    def work(remat):
+        vision = dataclasses.replace(TINY.vision, remat=remat)
+        blip = Blip(dataclasses.replace(TINY, vision=vision))
+        images, rng = jnp.ones((2, 32, 32, 3)), jax.random.key(1)
+        loss = jax.grad(lambda params: blip.image_tokens(params, images, rng).sum())
+        return matmul_flops(jax.make_jaxpr(loss)(params).jaxpr)
+
+    c = TINY.vision
+    attention = 2 * c.depth * (4 * c.tokens**2 * c.width)
+    assert work("dots") - work("none") == attention
+    assert work("full") > work("dots")
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("", 3), ("full", 1), ("dots", 1)])

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from blip_jax.config import Dtype, Remat
 from blip_jax.models.gradients import gelu, normalised, product
@@ -17,6 +18,8 @@ Params = dict[str, Any]
 INITIAL_STD = 0.02
 normal = nn.initializers.normal(INITIAL_STD)
 
+KEPT = "product"  # the name of what `remat="dots"` does not compute again
+
 CACHED = 2**23  # bytes that a processor's caches can be trusted to hold
 
 
@@ -24,7 +27,7 @@ def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
     """A linear map with float32 parameters, computed in `dtype`."""
 
     def contract(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-        return product(x, kernel)
+        return checkpoint_name(product(x, kernel), KEPT)
 
     kind = jnp.dtype(dtype)
     return nn.Dense(features, dtype=kind, kernel_init=normal, dot_general=contract, name=name)
@@ -178,9 +181,13 @@ class Mlp(nn.Module):
 
 
 def stacked(block: type[nn.Module], remat: Remat, unroll: int, **scan: Any) -> type[nn.Module]:
-    """Scans `block` over a leading layer axis of its parameters, rematerialised as asked."""
+    """Scans `block` over a leading layer axis of its parameters, rematerialised as asked.
+
+    "dots" keeps what `dense` gives, by its name: `product` hides its matrix product from jax's
+    own policies for them.
+    """
     if remat != "none":
-        policy = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+        policy = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(KEPT)}
         block = nn.remat(block, prevent_cse=False, policy=policy[remat])
     return nn.scan(
         block,
