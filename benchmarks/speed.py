@@ -76,6 +76,12 @@ def random_model(args: argparse.Namespace, task: str) -> tuple[Blip, Any]:
     return blip, jax.block_until_ready(jax.jit(blip.init)(jax.random.key(0)))
 
 
+def working_model(args: argparse.Namespace, task: str) -> tuple[Blip, Any]:
+    """A random model as inference has it."""
+    blip, params = random_model(args, task)
+    return blip, ready(blip.working(params))
+
+
 def pictures(args: argparse.Namespace, count: int) -> np.ndarray:
     """Normalised pixels [N, H, W, 3]."""
     shape = (count, args.image_size, args.image_size, 3)
@@ -112,7 +118,7 @@ def ready(value: Any) -> Any:
 def our_captions(args: argparse.Namespace, method: str) -> Callable[[Any], Any]:
     """What writes a caption for each of `batch_size` pictures, or for their tokens."""
     count = args.batch_size
-    blip, params = random_model(args, "caption")
+    blip, params = working_model(args, "caption")
     options = CaptionOptions(method=method, num_beams=3, min_new_tokens=NEW, max_new_tokens=NEW)
     program = caption_program(blip, options)
     prompt = np.full((count, 1), blip.config.text.dec_id, np.int32)
@@ -148,7 +154,7 @@ def caption_row(method: str) -> Callable[[argparse.Namespace], Row]:
 
 def our_scores(args: argparse.Namespace, images: int, texts: int, itc: bool = False) -> Call:
     """ITM of `images` pictures with `texts` texts each, or ITM and ITC."""
-    blip, params = random_model(args, "retrieval")
+    blip, params = working_model(args, "retrieval")
     pixels = pictures(args, images)
     ids, mask = (x.reshape(images, texts, -1) for x in read_texts(images * texts))
 
@@ -243,7 +249,7 @@ def capfilt_shared(args: argparse.Namespace) -> Row:
     count = args.batch_size
 
     def ours() -> Call:
-        write, (blip, params) = our_captions(args, "nucleus"), random_model(args, "retrieval")
+        write, (blip, params) = our_captions(args, "nucleus"), working_model(args, "retrieval")
         pixels = pictures(args, count)
         ids, mask = (x.reshape(count, 2, -1) for x in read_texts(2 * count))
 
@@ -397,7 +403,8 @@ def machine(dtype: str) -> dict[str, float]:
     """What the machine does at best of nothing but a ViT's widest product, and of copying."""
     x, w = jnp.ones((4608, 768), dtype), jnp.ones((768, 3072), dtype)
     held = [jnp.ones((4096, 8192))]
-    product, again = jax.jit(jnp.matmul), jax.jit(jnp.negative, donate_argnums=0)
+    product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    again = jax.jit(jnp.negative, donate_argnums=0)
 
     def copy() -> None:
         held[0] = ready(again(held[0]))

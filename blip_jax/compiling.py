@@ -6,13 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
 from blip_jax.data.examples import TRUNCATED
 from blip_jax.inference.caption import CaptionOptions, caption_program, seed_keys
 from blip_jax.inference.match import score_texts
+from blip_jax.inference.trained import ROWS
 from blip_jax.model import ABILITIES
 from blip_jax.models.blip import Blip, Params
 from blip_jax.models.vocabulary import unpadded
@@ -20,7 +21,7 @@ from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train import ahead
 from blip_jax.train.loop import check_batch
-from blip_jax.train.mesh import laid_out, make_mesh
+from blip_jax.train.mesh import make_mesh
 from blip_jax.training import changed, count_rows
 
 TEXTS = 2  # that a scored image has: CapFilt's web text and its synthetic one
@@ -30,8 +31,9 @@ def compile_programs(config: ConfigDict, topology: str | None) -> list[ahead.Pro
     """The train step of `config`, and the passes its model can do, compiled for a topology or for
     the devices there are. Nothing is allocated and nothing is run.
 
-    Each takes `run.batch_size` rows over all devices: captions by nucleus sampling, as long as
-    they may be, two texts an image scored by ITM and ITC, and ITM of one text an image.
+    The step takes `run.batch_size` rows over all devices, each pass one device's share of them:
+    captions by nucleus sampling, as long as they may be, two texts an image scored by ITM and
+    ITC, and ITM of one text an image.
     """
     devices = ahead.topology_devices(topology, config.run.mesh.slice) if topology else None
     mesh = make_mesh(config.run.mesh.to_dict(), devices)
@@ -63,26 +65,32 @@ def batch_shapes(task: Any, model: BlipConfig, run: ConfigDict) -> dict[str, jax
 
 
 def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Program]:
-    """The programs of inference."""
-    blip, rows = Blip(model), run.batch_size
-    params = laid_out(shapes_of(blip), mesh)
+    """The programs of inference, for one device: each has rows of its own and all parameters."""
+    blip, rows = Blip(model), -(-run.batch_size // mesh.size)
+    one = Mesh(mesh.devices.reshape(-1)[:1], (ROWS,))
+    params = placed(jax.eval_shape(blip.working, shapes_of(blip)), one)
 
     def shapes(*shape: int, dtype: Any = jnp.int32) -> Any:
-        return ahead.on_batch(jax.ShapeDtypeStruct((rows, *shape), dtype), mesh)
+        return placed(jax.ShapeDtypeStruct((rows, *shape), dtype), one)
 
     pixels = shapes(*(model.vision.image_size,) * 2, 3, dtype=jnp.uint8)
     length = run.data.max_tokens
-    with jax.set_mesh(mesh):
-        if "caption" in ABILITIES[model.task]:
-            keys = ahead.on_batch(jax.eval_shape(lambda: seed_keys(range(rows))), mesh)
-            options = CaptionOptions(method="nucleus")
-            program, inputs = caption_program(blip, options), (pixels, shapes(1), shapes(), keys)
-            turns = options.max_new_tokens
-            yield ahead.describe("captions", mesh, program, params, *inputs, turns=turns)
-        if "match" in ABILITIES[model.task]:
-            for name, texts in (("scores", TEXTS), ("ITM", 1)):
-                ids = shapes(texts, length)
-                yield ahead.describe(name, mesh, score_texts, blip, params, pixels, ids, ids)
+    if "caption" in ABILITIES[model.task]:
+        keys = placed(jax.eval_shape(lambda: seed_keys(range(rows))), one)
+        options = CaptionOptions(method="nucleus")
+        program, inputs = caption_program(blip, options), (pixels, shapes(1), shapes(), keys)
+        turns = options.max_new_tokens
+        yield ahead.describe("captions", one, program, params, *inputs, turns=turns)
+    if "match" in ABILITIES[model.task]:
+        for name, texts in (("scores", TEXTS), ("ITM", 1)):
+            ids = shapes(texts, length)
+            yield ahead.describe(name, one, score_texts, blip, params, pixels, ids, ids)
+
+
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """Shapes of what every device of the mesh has whole."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def shapes_of(blip: Blip) -> Params:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from blip_jax.models.gradients import gelu, normalised, product
+from blip_jax.models.gradients import gelu, normalised
 
 
 def pulled(function, *arrays):
@@ -17,20 +17,6 @@ def pulled(function, *arrays):
 
 def random(*shape, seed=0, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-
-@pytest.mark.parametrize("rows", [(5,), (3, 5), (2, 3, 5), (0, 5)])
-def test_a_product_and_its_gradients(rows):
-    x, kernel = random(*rows, 4), random(4, 6, seed=1)
-    expected = pulled(lambda x, kernel: jnp.einsum("...k,kn->...n", x, kernel), x, kernel)
-    found = jax.jit(pulled, static_argnums=0)(product, x, kernel)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_a_product_keeps_the_precision_of_what_it_takes():
-    x, kernel = random(2, 3, 4, dtype=jnp.bfloat16), random(4, 6, seed=1, dtype=jnp.bfloat16)
-    assert {value.dtype for value in pulled(product, x, kernel)} == {jnp.dtype("bfloat16")}
 
 
 def test_gelu_is_exact_in_value_and_slope():

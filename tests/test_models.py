@@ -160,6 +160,38 @@ def test_decoding_token_by_token_equals_the_whole_text(tiny, dtype, atol):
         np.testing.assert_allclose(logits[:, 0], expected, atol=atol)
 
 
+@pytest.mark.parametrize("sharing", ["all", "all_but_self_attention", "none"])
+def test_working_parameters_give_the_same_numbers(sharing):
+    blip = Blip(dataclasses.replace(TINY, sharing=sharing, dtype="bfloat16"))
+    params = jax.jit(blip.init)(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+
+    @jax.jit
+    def said(params):
+        tokens = blip.image_tokens(params, images)
+        decode, logits, cache = blip.prefill(params, tokens, IDS[:, :1], jnp.ones(2, int), 2)
+        more, _ = decode(IDS[:, 1:2], jnp.ones(2, int), cache)
+        match = blip.match_logits(params, tokens, IDS, MASK)
+        return match, blip.text_embeds(params, IDS, MASK), logits, more
+
+    working = blip.working(params)
+    for one, other in zip(said(working), said(params), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert working["vision"]["blocks"]["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert working["vision"]["blocks"]["mlp"]["norm"]["scale"].dtype == jnp.float32
+    assert working["vision_proj"]["kernel"].dtype == jnp.float32
+    assert working["text"]["embeddings"]["word"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("task", ["retrieval", "vqa", "nlvr", "visdial", "classify", "caption"])
+def test_models_of_all_tasks_have_working_parameters(task):
+    blip = Blip(dataclasses.replace(TINY, task=task, classes=("a", "b"), dtype="bfloat16"))
+    params = jax.eval_shape(blip.init, jax.random.key(0))
+    working = jax.eval_shape(blip.working, params)
+    assert ("writer" in working) == (task in ("vqa", "caption"))
+    assert working["vision"]["patch"]["kernel"].dtype == jnp.bfloat16
+
+
 def test_parts_that_fit_a_processors_caches_change_no_number(tiny, monkeypatch):
     blip, params, _ = tiny
     images = jax.random.normal(jax.random.key(2), (6, 32, 32, 3))

@@ -32,8 +32,9 @@ class Trained:
 
     @functools.cached_property
     def on_device(self) -> Params:
-        """The parameters where programs run, taken there once and not at every call."""
-        return jax.device_put(self.params)
+        """The parameters where programs run and as they take them (`Blip.working`), made once and
+        not at every call; those of `params` stay beside them."""
+        return self.blip.working(jax.device_put(self.params))
 
     def on_every_device(self) -> Self:
         """The same model with its parameters on every device of this process.

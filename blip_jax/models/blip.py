@@ -42,6 +42,8 @@ from blip_jax.models.vit import VisionTransformer
 # (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
 Decode = Callable[[jax.Array, jax.Array, list[KeysValues]], tuple[jax.Array, list[KeysValues]]]
 
+TOWERS = ("vision", "text", "text_decoder")  # what is computed in the config's dtype
+
 # CLIP's statistics, which BLIP uses whatever its ViT was trained with.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -130,6 +132,41 @@ class Blip:
     def init(self, rng: jax.Array) -> Params:
         """Random parameters of the config's task (`blip_jax.models.initial`)."""
         return initial_params(self.config, rng)
+
+    def working(self, params: Params) -> Params:
+        """The same parameters as inference takes them; the numbers are the same.
+
+        The towers' kernels are in the dtype they are used in, so that no program has to convert
+        them, and of a model that writes the decoder is there once more as it writes, as "writer".
+        """
+        towers = {name: params[name] for name in TOWERS if name in params}
+        tree = params | self._in_use(towers)
+        return (
+            tree | {"writer": _make_writer(self, tree)} if "lm_head" in decoder_view(tree) else tree
+        )
+
+    def _in_use(self, tree: Params) -> Params:
+        dtype = jnp.dtype(self.config.dtype)
+
+        def used(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x.astype(dtype) if path[-1].key == "kernel" else x
+
+        return jax.tree_util.tree_map_with_path(used, tree)
+
+    def _writer(self, params: Params) -> Params:
+        """Blocks and head of the decoder for a token at a time: the layers apart, and kernels
+        [out, in]."""
+        view = decoder_view(params)
+
+        def turned(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+            return x.T if path[-1].key == "kernel" else x
+
+        layers = [
+            jax.tree.map(operator.itemgetter(i), view["blocks"])
+            for i in range(self.config.text.depth)
+        ]
+        writer = self._in_use({"blocks": layers, "lm_head": view["lm_head"]})
+        return dict(jax.tree_util.tree_map_with_path(turned, writer))
 
     def image_tokens(
         self, params: Params, images: jax.Array, rng: jax.Array | None = None
@@ -315,7 +352,8 @@ class Blip:
           and the new cache; the logits [B, V] after each row's prompt; the cache, keys and values
           [B, 1, H, P + max_new_tokens, D] of each layer.
         """
-        view = self._ready(decoder_view(params))
+        writer = params["writer"] if "writer" in params else self._writer(params)
+        view = decoder_view(params) | writer
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
         hidden, cross, cache = begin(self.config, view, prompt, mask, source, source_mask)
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
@@ -327,24 +365,9 @@ class Blip:
         ) -> tuple[jax.Array, list[KeysValues]]:
             args = (tokens, position, cross, cache, source_mask)
             hidden, cache = feed(self.config, view, *args)
-            return self._head(view, hidden), cache
+            return self._head(view, hidden, by_rows=True), cache
 
-        return decode, self._head(view, last), cache
-
-    def _ready(self, view: Params) -> Params:
-        """A decoder view for a token at a time: its layers apart, and kernels in the dtype they
-        are used in, so that no token has to convert them again; the numbers are the same."""
-        dtype = jnp.dtype(self.config.dtype)
-
-        def used(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
-            return x.astype(dtype) if path[-1].key == "kernel" else x
-
-        view = jax.tree_util.tree_map_with_path(used, view)
-        layers = [
-            jax.tree.map(operator.itemgetter(i), view["blocks"])
-            for i in range(self.config.text.depth)
-        ]
-        return view | {"blocks": layers}
+        return decode, self._head(view, last, by_rows=True), cache
 
     def _first(
         self,
@@ -383,6 +406,9 @@ class Blip:
         )
         return hidden
 
-    def _head(self, view: Params, hidden: jax.Array) -> jax.Array:
-        head: Any = LmHead(self.config.text, self.config.dtype)
+    def _head(self, view: Params, hidden: jax.Array, by_rows: bool = False) -> jax.Array:
+        head: Any = LmHead(self.config.text, self.config.dtype, by_rows)
         return head.apply({"params": view["lm_head"]}, hidden, view["embeddings"]["word"])
+
+
+_make_writer = jax.jit(Blip._writer, static_argnums=0)

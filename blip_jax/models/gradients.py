@@ -1,7 +1,7 @@
-"""Functions of the layers whose gradients are written out.
+"""GELU and the norm, with their gradients written out.
 
 What differentiation makes of them by itself gives the same numbers, but keeps several values
-where one or two do, and on a processor moves a batch in memory before each weight's gradient.
+where one or two do.
 """
 
 import functools
@@ -9,42 +9,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-
-from blip_jax.models.placement import on_several_devices
-
-
-@jax.custom_vjp
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [..., K] times kernel [K, N] -> [..., N]."""
-    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-
-
-def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return product(x, kernel), (x, kernel)
-
-
-def _product_backward(
-    saved: tuple[jax.Array, ...], change: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    last = x.ndim - 1
-    to_x = jax.lax.dot_general(change, kernel, (((last,), (1,)), ((), ())))
-
-    def as_they_are(x: jax.Array, change: jax.Array) -> jax.Array:
-        rows = tuple(range(x.ndim - 1))
-        return jax.lax.dot_general(x, change, ((rows, rows), ((), ())))
-
-    def flat(x: jax.Array, change: jax.Array) -> jax.Array:
-        return as_they_are(x.reshape(-1, x.shape[-1]), change.reshape(-1, change.shape[-1]))
-
-    # Over two axes the compiler for processors transposes `change` first; for a TPU, whose tiles
-    # pad the second axis, it is flattening that would move it.
-    if on_several_devices():
-        return to_x, as_they_are(x, change)
-    return to_x, jax.lax.platform_dependent(x, change, cpu=flat, default=as_they_are)
-
-
-product.defvjp(_product_forward, _product_backward)
 
 
 @jax.custom_jvp

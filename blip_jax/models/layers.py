@@ -10,8 +10,9 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from blip_jax.config import Dtype, Remat
-from blip_jax.models.gradients import gelu, normalised, product
+from blip_jax.models.gradients import gelu, normalised
 from blip_jax.models.placement import on_mesh, on_several_devices
+from blip_jax.models.products import contract, product, product_by_rows
 
 Params = dict[str, Any]
 
@@ -23,14 +24,32 @@ KEPT = "product"  # the name of what `remat="dots"` does not compute again
 CACHED = 2**23  # bytes that a processor's caches can be trusted to hold
 
 
-def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
-    """A linear map with float32 parameters, computed in `dtype`."""
+def dense(
+    features: int, dtype: Dtype, name: str | None = None, by_rows: bool = False
+) -> "nn.Dense | DenseByRows":
+    """A linear map, its new parameters float32, computed in `dtype`; or `DenseByRows`."""
+    if by_rows:
+        return DenseByRows(features, dtype, name=name)
 
-    def contract(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    def contracted(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
         return checkpoint_name(product(x, kernel), KEPT)
 
     kind = jnp.dtype(dtype)
-    return nn.Dense(features, dtype=kind, kernel_init=normal, dot_general=contract, name=name)
+    return nn.Dense(features, dtype=kind, kernel_init=normal, dot_general=contracted, name=name)
+
+
+class DenseByRows(nn.Module):
+    """The same map by a kernel [features, K], as `product_by_rows` reads it."""
+
+    features: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", normal, (self.features, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = product_by_rows(x.astype(self.dtype), kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class Norm(nn.Module):
@@ -95,13 +114,13 @@ def attend(
 
     def at_once(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         """Over [..., T, D]: all scores [..., T, S], then all probabilities."""
-        scores = jnp.einsum("...td,...sd->...ts", query, key).astype(jnp.float32)
+        scores = contract("...td,...sd->...ts", query, key).astype(jnp.float32)
         scores = scores * (query.shape[-1] ** -0.5)
         if mask is not None:
             scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
         probs = jax.nn.softmax(scores, axis=-1)
         probs = (probs if drop is None else drop(probs)).astype(value.dtype)
-        return jnp.einsum("...ts,...sd->...td", probs, value)
+        return contract("...ts,...sd->...td", probs, value)
 
     if mask is not None or drop is not None or on_several_devices():
         return at_once(query, key, value)
@@ -132,12 +151,11 @@ class Attention(nn.Module):
     norm_eps: float
     dtype: Dtype
     dropout: float = 0.0  # on the probabilities
+    by_rows: bool = False  # kernels are [out, in]
 
     def setup(self) -> None:
-        self.query = dense(self.width, self.dtype)
-        self.key = dense(self.width, self.dtype)
-        self.value = dense(self.width, self.dtype)
-        self.out = dense(self.width, self.dtype)
+        make = functools.partial(dense, self.width, self.dtype, by_rows=self.by_rows)
+        self.query, self.key, self.value, self.out = make(), make(), make(), make()
         self.norm = Norm(self.norm_eps, self.dtype)
         self.drop = nn.Dropout(self.dropout)
 
@@ -169,10 +187,11 @@ class Mlp(nn.Module):
     hidden: int
     norm_eps: float
     dtype: Dtype
+    by_rows: bool = False  # kernels are [out, in]
 
     def setup(self) -> None:
-        self.up = dense(self.hidden, self.dtype)
-        self.down = dense(self.width, self.dtype)
+        self.up = dense(self.hidden, self.dtype, by_rows=self.by_rows)
+        self.down = dense(self.width, self.dtype, by_rows=self.by_rows)
         self.norm = Norm(self.norm_eps, self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:

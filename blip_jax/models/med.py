@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
-from blip_jax.models.gradients import gelu, product
+from blip_jax.models.gradients import gelu
 from blip_jax.models.layers import (
     Attention,
     Mlp,
@@ -28,6 +28,7 @@ from blip_jax.models.layers import (
     stacked,
 )
 from blip_jax.models.placement import looked_up, on_mesh, on_several_devices
+from blip_jax.models.products import product_by_rows
 
 KeysValues = tuple[jax.Array, jax.Array]
 
@@ -61,18 +62,19 @@ class TextBlock(nn.Module):
     config: TextConfig
     dtype: Dtype
     deterministic: bool
+    by_rows: bool = False  # kernels are [out, in]
 
     def setup(self) -> None:
         c = self.config
         heads = (c.width, c.heads, c.norm_eps, self.dtype, c.attention_dropout)
-        self.attention = Attention(*heads)
+        self.attention = Attention(*heads, by_rows=self.by_rows)
         self.cross_attention = self.make_cross_attention(*heads)
-        self.mlp = Mlp(c.width, c.mlp_width, c.norm_eps, self.dtype)
+        self.mlp = Mlp(c.width, c.mlp_width, c.norm_eps, self.dtype, self.by_rows)
         self.drop = nn.Dropout(c.dropout)
 
     def make_cross_attention(self, *heads: Any) -> Any:
         """What reads the source; NLVR2 has another."""
-        return Attention(*heads)
+        return Attention(*heads, by_rows=self.by_rows)
 
     def __call__(
         self,
@@ -134,6 +136,8 @@ class DecodingBlock(TextBlock):
     The beams of an image share its cross-attention keys and values: they attend to them as K
     query positions would.
     """
+
+    by_rows: bool = True
 
     def __call__(  # type: ignore[override]
         self,
@@ -257,7 +261,7 @@ def begin(
     [B, S, W'], which are [B, H, S, D], and those of the prompts, [B, H, P, D].
     """
     embeddings: Any = TextEmbeddings(config.text, config.dtype)
-    block: Any = TextBlock(config.text, config.dtype, deterministic=True)
+    block: Any = TextBlock(config.text, config.dtype, deterministic=True, by_rows=True)
     positions = positions_of(prompt, config.text)
     x = embeddings.apply({"params": view["embeddings"]}, prompt, positions, True)
     masks = text_mask(attention_mask, causal=True), padding_mask(source_mask)
@@ -341,14 +345,16 @@ class LmHead(nn.Module):
 
     config: TextConfig
     dtype: Dtype
+    by_rows: bool = False  # its own kernel is [out, in]
 
     @nn.compact
     def __call__(self, x: jax.Array, word: jax.Array) -> jax.Array:
         c = self.config
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_rows,))
-        x = gelu(dense(c.width, self.dtype, "transform")(x))
+        x = gelu(dense(c.width, self.dtype, "transform", self.by_rows)(x))
         x = Norm(c.norm_eps, self.dtype, name="norm")(x)
-        logits = on_mesh(product(x, word.T.astype(x.dtype)), "tensor").astype(jnp.float32)
+        logits = product_by_rows(x, word.astype(x.dtype))
+        logits = on_mesh(logits, "tensor").astype(jnp.float32)
         logits = logits + bias.reshape((1,) * (logits.ndim - 1) + (-1,))
         if c.vocab_rows == c.vocab_size:
             return logits

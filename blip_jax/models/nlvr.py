@@ -69,7 +69,7 @@ def blocks(config: BlipConfig, length: int, merges: bool, deterministic: bool) -
     """`length` blocks of one kind, scanned."""
     scan: Any = {"length": length, "in_axes": (nn.broadcast, nn.broadcast)}
     kind = stacked(NlvrBlock, config.text.remat, config.unroll, **scan)
-    return kind(config.text, config.dtype, deterministic, merges)
+    return kind(config.text, config.dtype, deterministic, merges=merges)
 
 
 def encode(
