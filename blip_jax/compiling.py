@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from blip_jax.config import BlipConfig
@@ -68,15 +69,15 @@ def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Pro
     """The programs of inference, for one device: each has rows of its own and all parameters."""
     blip, rows = Blip(model), -(-run.batch_size // mesh.size)
     one = Mesh(mesh.devices.reshape(-1)[:1], (ROWS,))
-    params = placed(jax.eval_shape(blip.working, shapes_of(blip)), one)
+    params = ahead.lying(jax.eval_shape(blip.working, shapes_of(blip)), one, P())
 
     def shapes(*shape: int, dtype: Any = jnp.int32) -> Any:
-        return placed(jax.ShapeDtypeStruct((rows, *shape), dtype), one)
+        return ahead.lying(jax.ShapeDtypeStruct((rows, *shape), dtype), one, P())
 
     pixels = shapes(*(model.vision.image_size,) * 2, 3, dtype=jnp.uint8)
     length = run.data.max_tokens
     if "caption" in ABILITIES[model.task]:
-        keys = placed(jax.eval_shape(lambda: seed_keys(range(rows))), one)
+        keys = ahead.lying(jax.eval_shape(lambda: seed_keys(range(rows))), one, P())
         options = CaptionOptions(method="nucleus")
         program, inputs = caption_program(blip, options), (pixels, shapes(1), shapes(), keys)
         turns = options.max_new_tokens
@@ -85,12 +86,6 @@ def passes(run: ConfigDict, model: BlipConfig, mesh: Mesh) -> Iterator[ahead.Pro
         for name, texts in (("scores", TEXTS), ("ITM", 1)):
             ids = shapes(texts, length)
             yield ahead.describe(name, one, score_texts, blip, params, pixels, ids, ids)
-
-
-def placed(tree: Any, mesh: Mesh) -> Any:
-    """Shapes of what every device of the mesh has whole."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def shapes_of(blip: Blip) -> Params:

@@ -18,7 +18,7 @@ from blip_jax.models.blip import Blip
 from blip_jax.tasks import caption, trainable
 from blip_jax.train import ahead, hlo
 from blip_jax.train.flops import matmul_bytes, matmul_flops
-from blip_jax.train.mesh import make_mesh
+from blip_jax.train.mesh import BATCH, make_mesh
 from blip_jax.train.state import abstract_state, make_train_step
 from blip_jax.training import changed
 
@@ -50,7 +50,7 @@ def lowered(mesh):
         state = abstract_state(pretraining(STILL), PARAMS, optimizer, grid)
         layout = jax.tree.map(lambda x: x.sharding, state)
         step = make_train_step(pretraining(STILL), optimizer, layout, grid)
-        return step.lower(state, ahead.on_batch(SHAPES, grid)).as_text()
+        return step.lower(state, ahead.lying(SHAPES, grid, BATCH)).as_text()
 
 
 def test_one_device_needs_no_collectives_and_eight_need_less_memory_each():

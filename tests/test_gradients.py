@@ -5,18 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from pulled import pulled, random
 
 from blip_jax.models.gradients import gelu, normalised
-
-
-def pulled(function, *arrays):
-    """The value of a function, and what a fixed change of it does to each argument."""
-    value, back = jax.vjp(function, *arrays)
-    return value, *back(jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
-
-
-def random(*shape, seed=0, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 def test_gelu_is_exact_in_value_and_slope():

@@ -8,18 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pulled import pulled, random
 
 from blip_jax.models.products import FEW, contract, product, product_by_rows
-
-
-def pulled(function, *arrays):
-    """The value of a function, and what a fixed change of it does to each argument."""
-    value, back = jax.vjp(function, *arrays)
-    return value, *back(jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape))
-
-
-def random(*shape, seed=0, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 @pytest.mark.parametrize("rows", [(5,), (3, 5), (2, 3, 5), (0, 5)])

@@ -141,9 +141,9 @@ class Blip:
         """
         towers = {name: params[name] for name in TOWERS if name in params}
         tree = params | self._in_use(towers)
-        return (
-            tree | {"writer": _make_writer(self, tree)} if "lm_head" in decoder_view(tree) else tree
-        )
+        if "lm_head" not in decoder_view(tree):
+            return tree
+        return tree | {"writer": _make_writer(self, tree)}
 
     def _in_use(self, tree: Params) -> Params:
         dtype = jnp.dtype(self.config.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blip_jax.train import hlo
 from blip_jax.train.flops import matmul_bytes, matmul_flops
@@ -94,13 +94,13 @@ def compile_step(
         state = abstract_state(task, params, optimizer, mesh, still)
         layout = jax.tree.map(lambda x: x.sharding, state)
         step = make_train_step(task, optimizer, layout, mesh, still, config.accumulate)
-        return describe("train step", mesh, step, state, on_batch(batch, mesh))
+        return describe("train step", mesh, step, state, lying(batch, mesh, BATCH))
 
 
-def on_batch(batch: Any, mesh: Mesh) -> Any:
-    """Shapes split over the batch axes of the mesh."""
-    sharding = NamedSharding(mesh, BATCH)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)
+def lying(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+    """Shapes that all lie on the mesh as `spec` says."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def describe(
