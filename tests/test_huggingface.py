@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from blip_jax.interop.huggingface import export_huggingface, import_huggingface
 from blip_jax.interop.source import find_tokenizer, load_source
 from blip_jax.interop.torch_file import write_torch
-from blip_jax.models.blip import decoder_view, encoder_view
+from blip_jax.models.views import decoder_view, encoder_view
 from blip_jax.tokenizer import Tokenizer
 
 CLASSES = {

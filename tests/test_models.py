@@ -9,9 +9,10 @@ import pytest
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
 from blip_jax.models import layers
-from blip_jax.models.blip import Blip, decoder_view, encoder_view
+from blip_jax.models.blip import Blip
 from blip_jax.models.layers import Norm
 from blip_jax.models.med import first_token
+from blip_jax.models.views import decoder_view, encoder_view
 from blip_jax.models.vit import VisionBlock, resize_positions
 from blip_jax.train.flops import matmul_flops
 

@@ -22,7 +22,8 @@ from blip_jax.interop.initialisers import read_tensors
 from blip_jax.interop.names import State
 from blip_jax.interop.report import Imported
 from blip_jax.interop.salesforce import export_salesforce, import_salesforce
-from blip_jax.models.blip import Params, decoder_view, encoder_view
+from blip_jax.models.blip import Params
+from blip_jax.models.views import decoder_view, encoder_view
 from blip_jax.tokenizer import Tokenizer
 
 # (theirs, the original's) parts of names; the text towers and the heads go by the same names.

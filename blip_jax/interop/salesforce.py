@@ -37,8 +37,9 @@ from blip_jax.interop.names import (
 from blip_jax.interop.report import Imported, Report, listed
 from blip_jax.interop.shapes import template
 from blip_jax.interop.sizes import read_config
-from blip_jax.models.blip import Params, decoder_view, encoder_view
+from blip_jax.models.blip import Params
 from blip_jax.models.nlvr import FIRST_MERGE
+from blip_jax.models.views import decoder_view, encoder_view
 
 ENCODER, DECODER = "text_encoder.", "text_decoder.bert."
 HEAD = "text_decoder.cls.predictions."

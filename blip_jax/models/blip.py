@@ -12,7 +12,7 @@
     text/lm_head/           transform, norm and bias; the output matrix is the word embedding
     vision_proj/ text_proj/ itm_head/ temperature
 
-Sharing is what `encoder_view` and `decoder_view` pick from it, and nothing else. What was
+Sharing is what the views (`blip_jax.models.views`) pick from it, and nothing else. What was
 fine-tuned for one task holds less, and a text tree of one role has plain `attention`::
 
     caption                 vision, text (with lm_head)
@@ -37,6 +37,7 @@ from blip_jax.models import nlvr
 from blip_jax.models.initial import initial_params
 from blip_jax.models.layers import Params, by_parts
 from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed, first_token
+from blip_jax.models.views import decoder_view, encoder_view
 from blip_jax.models.vit import VisionTransformer
 
 # (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
@@ -54,43 +55,6 @@ def normalise(pixels: jax.Array) -> jax.Array:
     shape = (1,) * (pixels.ndim - 1) + (3,)
     mean, std = (jnp.asarray(x).reshape(shape) for x in (PIXEL_MEAN, PIXEL_STD))
     return (pixels.astype(jnp.float32) / 255 - mean) / std
-
-
-def view(text: Params, role: str) -> Params:
-    """What the `role` ("encoder" or "decoder") sees of a text tree: its own self-attention.
-
-    A tree that shares everything, or that belongs to one role alone, holds `attention` instead
-    of `encoder_attention` and `decoder_attention`.
-    """
-    blocks = text["blocks"]
-    own = blocks[f"{role}_attention"] if f"{role}_attention" in blocks else blocks["attention"]
-    shared = {name: blocks[name] for name in ("cross_attention", "mlp") if name in blocks}
-    return text | {"blocks": {"attention": own, **shared}}
-
-
-def encoder_view(params: Params) -> Params:
-    """{embeddings, blocks} of the unimodal and of the image-grounded encoder."""
-    return view(params["text"], "encoder")
-
-
-def decoder_view(params: Params) -> Params:
-    """{embeddings, blocks, lm_head} of the image-grounded decoder."""
-    own = "text_decoder" if "text_decoder" in params else "text"
-    return view(params[own], "decoder")
-
-
-def unimodal_part(params: Params) -> Params:
-    """The sub-tree that ITC needs, and the momentum teacher holds."""
-    text = encoder_view(params)
-    return {
-        "vision": params["vision"],
-        "text": {
-            "embeddings": text["embeddings"],
-            "blocks": {k: text["blocks"][k] for k in ("attention", "mlp")},
-        },
-        "vision_proj": params["vision_proj"],
-        "text_proj": params["text_proj"],
-    }
 
 
 def linear(params: Params, x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ One module serves three uses of one text transformer (paper section 3.1):
 * image-grounded encoder: cross-attention, bidirectional attention;
 * image-grounded decoder: cross-attention, causal attention.
 
-`blip_jax.models.blip` says which parameters each use sees.
+`blip_jax.models.views` says which parameters each use sees.
 """
 
 import functools

@@ -90,59 +90,52 @@ def _matched(out: str, *given: tuple[str, jax.Array]) -> jax.Array:
 contract.defvjp(_contract_forward, _contract_backward)
 
 
-@jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [..., K] times kernel [K, N] -> [..., N]."""
-    return _dot(x, kernel, (x.ndim - 1,), (0,))
+    return _multiplied(0, x, kernel)
 
 
-def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return product(x, kernel), (x, kernel)
-
-
-def _product_backward(
-    saved: tuple[jax.Array, ...], change: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    return _dot(change, kernel, (x.ndim - 1,), (1,)), _over_rows(x, change)
-
-
-product.defvjp(_product_forward, _product_backward)
-
-
-@jax.custom_vjp
 def product_by_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [..., K] times a kernel whose rows are the outputs, [N, K] -> [..., N].
 
     With few x it is the reading of that kernel. The compiler for processors copies the right side
     of a product to blocks before it multiplies; so the kernel is the left one then.
     """
+    return _multiplied(1, x, kernel)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _multiplied(axis: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The sums of x [..., K] with a kernel that has K along `axis`."""
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _dot(x, kernel, (x.ndim - 1,), (1,))
+        return _dot(x, kernel, (x.ndim - 1,), (axis,))
 
     def swapped(x: jax.Array, kernel: jax.Array) -> jax.Array:
         y = _dot(kernel, x.reshape(-1, x.shape[-1]), (1,), (1,))
         y = with_layout_constraint(y, Layout((0, 1)))  # written transposed it takes twice as long
         return y.T.reshape(*x.shape[:-1], len(kernel))
 
-    if math.prod(x.shape[:-1]) > FEW or on_several_devices():
+    if axis == 0 or math.prod(x.shape[:-1]) > FEW or on_several_devices():
         return plain(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=swapped, default=plain)
 
 
-def _by_rows_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return product_by_rows(x, kernel), (x, kernel)
+def _multiplied_forward(
+    axis: int, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _multiplied(axis, x, kernel), (x, kernel)
 
 
-def _by_rows_backward(
-    saved: tuple[jax.Array, ...], change: jax.Array
+def _multiplied_backward(
+    axis: int, saved: tuple[jax.Array, jax.Array], change: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    return _dot(change, kernel, (x.ndim - 1,), (0,)), _over_rows(change, x)
+    of_kernel = _over_rows(x, change) if axis == 0 else _over_rows(change, x)
+    return _dot(change, kernel, (x.ndim - 1,), (1 - axis,)), of_kernel
 
 
-product_by_rows.defvjp(_by_rows_forward, _by_rows_backward)
+_multiplied.defvjp(_multiplied_forward, _multiplied_backward)
 
 
 def _over_rows(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -3,8 +3,8 @@
 import re
 
 from blip_jax.config import Task
-from blip_jax.models.blip import decoder_view, encoder_view
 from blip_jax.models.layers import Params
+from blip_jax.models.views import decoder_view, encoder_view
 
 ENCODES = ("pretrain", "retrieval", "vqa", "visdial", "classify")  # have a text encoder
 DECODES = ("pretrain", "caption", "vqa")  # have a text decoder

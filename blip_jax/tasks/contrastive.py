@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from blip_jax import losses
-from blip_jax.models.blip import Blip, Params, unimodal_part
+from blip_jax.models.blip import Blip, Params
+from blip_jax.models.views import unimodal_part
 
 Batch = dict[str, jax.Array]
 Memory = dict[str, Any]
