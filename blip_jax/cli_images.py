@@ -40,7 +40,7 @@ def run(name: str, argv: list[str]) -> None:
         raise ValueError(f"{name} needs at least one image file, folder or pattern")
     import blip_jax
 
-    model = blip_jax.load(values.model)
+    model = blip_jax.load(values.model).for_inference()
     looked_at = 0
     for paths, opened, first in open_batches(images, values.batch_size):
         for path, lines in zip(paths, ask(model, values, opened, first), strict=True):

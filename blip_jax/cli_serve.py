@@ -69,7 +69,7 @@ def serve(values: Any, token: str | None) -> None:
     models = {}
     for name, source in named.items():
         logger.info("loading %s from %s", name, source)
-        models[name] = blip_jax.load(source)
+        models[name] = blip_jax.load(source).for_inference()
     fetcher = Fetcher(values.fetch_from, limits.picture) if values.fetch_from else None
     service = Service(models, limits, fetcher)
     if token is None:

@@ -17,7 +17,6 @@ from blip_jax.inference.match import score_texts
 from blip_jax.inference.trained import ROWS
 from blip_jax.model import ABILITIES
 from blip_jax.models.blip import Blip, Params
-from blip_jax.models.vocabulary import unpadded
 from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train import ahead
@@ -41,7 +40,7 @@ def compile_programs(config: ConfigDict, topology: str | None) -> list[ahead.Pro
     count_rows(config, config.run.batch_size)  # how many steps does not matter
     check_batch(config.run, mesh)
     model = changed(BlipConfig(), config.model)
-    return [train_step(config, model, mesh), *passes(config.run, unpadded(model), mesh)]
+    return [train_step(config, model, mesh), *passes(config.run, model.as_saved(), mesh)]
 
 
 def train_step(config: ConfigDict, model: BlipConfig, mesh: Mesh) -> ahead.Program:

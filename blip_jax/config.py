@@ -94,7 +94,9 @@ class BlipConfig:
     dtype: Dtype = (
         "float32"  # of activations; parameters, softmax, LayerNorm and losses are float32
     )
-    unroll: int = 1  # blocks a step of the scan over layers; more compile longer and may run faster
+    # Blocks a step of the scan over layers: more compile longer and may run faster. A saved model
+    # has 1.
+    unroll: int = 1
 
     def __post_init__(self) -> None:
         vision, text = self.vision, self.text
@@ -108,6 +110,11 @@ class BlipConfig:
                 raise ValueError(
                     f"{name}.width {tower.width} is not a multiple of {name}.heads {tower.heads}"
                 )
+
+    def as_saved(self) -> "BlipConfig":
+        """The same model without what is training's alone: padded rows and unrolled layers."""
+        text = dataclasses.replace(self.text, vocab_multiple=1)
+        return dataclasses.replace(self, text=text, unroll=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, ready for JSON."""

@@ -234,8 +234,18 @@ def _many(values: Any, count: int, name: str) -> Any:
 
 
 def save(model: Trained, path: str | Path) -> None:
-    """Writes a model folder: model.safetensors, config.json, tokenizer/. All of it or nothing."""
+    """Writes a model folder: model.safetensors, config.json, tokenizer/. All of it or nothing.
+
+    Raises:
+      ValueError: the parameters are those of `Model.for_inference`.
+    """
     path = Path(path)
+    halves = any(leaf.dtype != np.float32 for leaf in jax.tree.leaves(model.params))
+    if "writer" in model.params or halves:
+        raise ValueError(
+            f"{path}: a model made for_inference() lacks what a file holds; save the model that "
+            "it was made of"
+        )
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -21,7 +21,7 @@ from blip_jax.interop.source import find_tokenizer, load_source, resolve, with_t
 from blip_jax.model import Model, load, save
 from blip_jax.models.blip import Blip, Params
 from blip_jax.models.transfer import transfer
-from blip_jax.models.vocabulary import unpadded, with_rows
+from blip_jax.models.vocabulary import with_rows
 from blip_jax.tasks import trainable
 from blip_jax.tokenizer import Tokenizer
 from blip_jax.train.folder import MODEL, RunFolder
@@ -53,7 +53,7 @@ def run_training(config: ConfigDict, workdir: str) -> str:
     run = Run(folder, config.task, config.run)
 
     def start() -> Start:
-        begin = initial(unpadded(model), config.run.seed, config.init, found)
+        begin = initial(model.as_saved(), config.run.seed, config.init, found)
         # Pre-training goes on with its features; for another task they are stale.
         return begin if config.task == "pretrain" else Start(begin.params)
 
@@ -224,7 +224,7 @@ def fit(
     params = train(run, task, params, batches, memory)
     if skips.counts:
         log.warning("%s: not used whole: %s", run.name, dict(skips.counts))
-    model = Model(with_rows(params, config.text.vocab_size), unpadded(config), tokenizer)
+    model = Model(with_rows(params, config.text.vocab_size), config.as_saved(), tokenizer)
     if is_first():
         save(model, path)
     run.publish()

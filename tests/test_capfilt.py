@@ -155,7 +155,11 @@ def test_a_model_folder_gives_back_the_model(model, records, tmp_path):
     image = records[0].image
     first, second = (m.caption([image], max_new_tokens=6)[0][0] for m in (model, again))
     assert first == second and isinstance(str(first), str)
-    pair = again.match([image], ["a red star"])[0]
+    ready = again.for_inference()
+    assert ready.caption([image], max_new_tokens=6)[0][0] == first
+    with pytest.raises(ValueError, match="save the model that it was made of"):
+        save(ready, tmp_path / "model")
+    pair = ready.match([image], ["a red star"])[0]
     cosine = again.embed_images([image]) @ again.embed_texts(["a red star"]).T
     assert pair.itc == pytest.approx(float(cosine[0, 0]), abs=1e-5) and 0 < pair.itm < 1
     (tmp_path / "model/config.json").unlink()

@@ -104,7 +104,7 @@ def test_the_merlion_caption_loss():
     assert float(tokens.mean()) == pytest.approx(-0.0200, rel=0.1)
     ids, mask = model.tokenizer.encode([STATUE], max_length=13, first="[DEC]")
     assert ids[0, 4:].tolist() == [1997, 1037, 2711, 29035, 2300, 2013, 1037, 9545, 102]
-    logits = model.blip.lm_logits(model.on_device, tokens, jnp.asarray(ids), jnp.asarray(mask))
+    logits = model.blip.lm_logits(model.params, tokens, jnp.asarray(ids), jnp.asarray(mask))
     loss = losses.lm(logits, jnp.asarray(ids), jnp.asarray(mask), jnp.array([4]))
     assert float(loss) == pytest.approx(2.7152, rel=0.1)
 

@@ -36,8 +36,16 @@ class Trained:
         not at every call; those of `params` stay beside them."""
         return self.blip.working(jax.device_put(self.params))
 
+    def for_inference(self) -> Self:
+        """The same model with its parameters as programs take them and in no other form.
+
+        It takes no second place for a decoder, nor one for kernels in another precision, where
+        nothing else holds the model that it is made of. It cannot be saved.
+        """
+        return dataclasses.replace(self, params=self.on_device)
+
     def on_every_device(self) -> Self:
-        """The same model with its parameters on every device of this process.
+        """The same model, `for_inference`, on every device of this process.
 
         Embedding, matching, captions, answers, statements and classes then share their batches
         out. Of devices that are no power of two, the largest power of two among them is used.
@@ -45,11 +53,10 @@ class Trained:
         devices = jax.local_devices()
         count = 1 << (len(devices).bit_length() - 1)
         if count == 1:
-            return self
+            return self.for_inference()
         mesh = jax.make_mesh((count,), (ROWS,), (AxisType.Auto,), devices=devices[:count])
-        return dataclasses.replace(
-            self, params=jax.device_put(self.params, NamedSharding(mesh, P()))
-        )
+        everywhere = jax.device_put(self.params, NamedSharding(mesh, P()))
+        return dataclasses.replace(self, params=everywhere).for_inference()
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:

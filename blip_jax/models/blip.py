@@ -37,7 +37,7 @@ from blip_jax.models import nlvr
 from blip_jax.models.initial import initial_params
 from blip_jax.models.layers import Params, by_parts
 from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed, first_token
-from blip_jax.models.views import decoder_view, encoder_view
+from blip_jax.models.views import decoder_view, encoder_part, encoder_view
 from blip_jax.models.vit import VisionTransformer
 
 # (tokens int [B, K], position int [B], cache) -> (logits [B, K, V], cache)
@@ -101,13 +101,17 @@ class Blip:
         """The same parameters as inference takes them; the numbers are the same.
 
         The towers' kernels are in the dtype they are used in, so that no program has to convert
-        them, and of a model that writes the decoder is there once more as it writes, as "writer".
+        them, and a model that writes holds its decoder as it writes, as "writer", and not as
+        training has it. Parameters that are so already are given back.
         """
+        if "writer" in params:
+            return params
         towers = {name: params[name] for name in TOWERS if name in params}
         tree = params | self._in_use(towers)
         if "lm_head" not in decoder_view(tree):
             return tree
-        return tree | {"writer": _make_writer(self, tree)}
+        view = decoder_view(tree)
+        return encoder_part(tree) | {"writer": view | _make_writer(self, view)}
 
     def _in_use(self, tree: Params) -> Params:
         dtype = jnp.dtype(self.config.dtype)
@@ -117,10 +121,9 @@ class Blip:
 
         return jax.tree_util.tree_map_with_path(used, tree)
 
-    def _writer(self, params: Params) -> Params:
-        """Blocks and head of the decoder for a token at a time: the layers apart, and kernels
-        [out, in]."""
-        view = decoder_view(params)
+    def _writer(self, view: Params) -> Params:
+        """What of the decoder view is another for a token at a time: blocks and head, the layers
+        apart and kernels [out, in]."""
 
         def turned(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             return x.T if path[-1].key == "kernel" else x
@@ -316,8 +319,11 @@ class Blip:
           and the new cache; the logits [B, V] after each row's prompt; the cache, keys and values
           [B, 1, H, P + max_new_tokens, D] of each layer.
         """
-        writer = params["writer"] if "writer" in params else self._writer(params)
-        view = decoder_view(params) | writer
+        if "writer" in params:
+            view = params["writer"]
+        else:
+            view = decoder_view(params)
+            view = view | self._writer(view)
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
         hidden, cross, cache = begin(self.config, view, prompt, mask, source, source_mask)
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]

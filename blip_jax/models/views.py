@@ -26,6 +26,20 @@ def decoder_view(params: Params) -> Params:
     return view(params[own], "decoder")
 
 
+def encoder_part(params: Params) -> Params:
+    """The tree of a model that writes without what its decoder alone reads.
+
+    A captioner, which has no head of ITM, has no encoder.
+    """
+    if "text_decoder" in params:
+        return {name: tree for name, tree in params.items() if name != "text_decoder"}
+    if "itm_head" not in params:
+        return {name: tree for name, tree in params.items() if name != "text"}
+    text = params["text"]
+    blocks = {name: tree for name, tree in text["blocks"].items() if name != "decoder_attention"}
+    return params | {"text": {"embeddings": text["embeddings"], "blocks": blocks}}
+
+
 def unimodal_part(params: Params) -> Params:
     """The sub-tree that ITC needs, and the momentum teacher holds."""
     text = encoder_view(params)

@@ -1,20 +1,12 @@
 """The word embedding with and without the rows that pad it (`TextConfig.vocab_multiple`)."""
 
-import dataclasses
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from blip_jax.config import BlipConfig
-
 _WORDS = re.compile(r"(embeddings/word|lm_head/bias)$")
-
-
-def unpadded(config: BlipConfig) -> BlipConfig:
-    """The config of the same model without padding."""
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_multiple=1))
 
 
 def with_rows(tree: Any, rows: int) -> Any:
