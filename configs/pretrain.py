@@ -54,6 +54,8 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.dtype = "bfloat16"  # of activations; weights and optimizer stay float32
         config.model.vision.remat = config.model.text.remat = "dots"
         config.model.text.vocab_multiple = 128  # whole tiles, which any tensor axis divides
+        # All layers in a row: longer to compile, and a fifth off a step by the compilers of TPUs.
+        config.model.unroll = model.vision.depth
     config.init = ConfigDict({"vision": "", "text": "", "checkpoint": ""})  # files, or ""
 
     # Run
