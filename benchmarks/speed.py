@@ -49,6 +49,7 @@ from blip_jax.train.state import init_state, make_train_step
 
 SIZES = {"tiny": TINY, "b16": BLIP_B16, "l16": BLIP_L16}
 SIDES = ("ours", "theirs")
+SETTINGS = ("size", "image_size", "batch_size", "dtype", "remat")  # flags that a figure depends on
 NEW, LENGTH = 20, 30  # tokens written, tokens of a text that is read
 Call = Callable[[], Any]
 
@@ -66,8 +67,10 @@ class Row:
 def our_config(args: argparse.Namespace, task: str) -> BlipConfig:
     """Our model of a size, at transformers' patch size and vocabulary."""
     config = SIZES[args.size]
-    vision = dataclasses.replace(config.vision, image_size=args.image_size, patch_size=16)
-    text = dataclasses.replace(config.text, vocab_size=30524, max_positions=512)
+    sizes = {"image_size": args.image_size, "patch_size": 16}
+    vision = dataclasses.replace(config.vision, **sizes, remat=args.remat)
+    words = {"vocab_size": 30524, "max_positions": 512}
+    text = dataclasses.replace(config.text, **words, remat=args.remat)
     return dataclasses.replace(config, vision=vision, text=text, task=task, dtype=args.dtype)
 
 
@@ -417,9 +420,7 @@ def machine(dtype: str) -> dict[str, float]:
 
 def peak(name: str, side: str, args: argparse.Namespace) -> float:
     """Most memory, GiB, of a process that builds and runs one side alone, twice."""
-    given = [
-        f"--{key}={getattr(args, key)}" for key in ("size", "image_size", "batch_size", "dtype")
-    ]
+    given = [f"--{key}={getattr(args, key)}" for key in SETTINGS]
     command = [sys.executable, __file__, name, f"--only={side}", *given]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -443,7 +444,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "versions": {m.__name__: m.__version__ for m in (jax, torch, transformers)},
-        **{k: getattr(args, k) for k in ("size", "image_size", "batch_size", "dtype", "rounds")},
+        **{k: getattr(args, k) for k in (*SETTINGS, "rounds")},
     }
 
 
@@ -471,6 +472,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--remat", choices=("none", "dots"), default="none", help="of our training")
     parser.add_argument("--compile", action="store_true", help="torch.compile theirs")
     parser.add_argument("--memory", action="store_true", help="peak memory of each side, alone")
     parser.add_argument("--only", choices=SIDES, help=argparse.SUPPRESS)
