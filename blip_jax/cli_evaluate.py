@@ -25,9 +25,8 @@ def run(config: ConfigDict, checkpoint: str | None, out: str) -> None:
         raise ValueError("give --config.evaluate.annotations, the file to evaluate on")
     if not checkpoint:
         raise ValueError("--checkpoint is needed: a model folder, a run's folder or a .pth")
-    model = load(model_folder(checkpoint)).for_inference()
     with bar(f"evaluate {config.task}", "example") as progress:
-        found = task.evaluate(model, config.evaluate, progress)
+        found = task.evaluate(load(model_folder(checkpoint)), config.evaluate, progress)
     paper = published(config.task, config.evaluate.get("dataset"))
     told = lines(found, paper)
     data = config.evaluate.annotations

@@ -94,8 +94,8 @@ class BlipConfig:
     dtype: Dtype = (
         "float32"  # of activations; parameters, softmax, LayerNorm and losses are float32
     )
-    # Blocks a step of the scan over layers: more compile longer and may run faster. A saved model
-    # has 1.
+    # Blocks a step of the scan over layers: more compile longer and may run faster (`as_saved`
+    # sets 1).
     unroll: int = 1
 
     def __post_init__(self) -> None:

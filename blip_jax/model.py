@@ -240,8 +240,7 @@ def save(model: Trained, path: str | Path) -> None:
       ValueError: the parameters are those of `Model.for_inference`.
     """
     path = Path(path)
-    halves = any(leaf.dtype != np.float32 for leaf in jax.tree.leaves(model.params))
-    if "writer" in model.params or halves:
+    if model.inference_only:
         raise ValueError(
             f"{path}: a model made for_inference() lacks what a file holds; save the model that "
             "it was made of"

@@ -194,6 +194,9 @@ def test_models_of_all_tasks_have_working_parameters(task):
     sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, working)]
     assert sizes[0] == sizes[1], "every parameter is there once"
     assert jax.eval_shape(blip.working, working) == working
+    if "writer" in working:
+        with pytest.raises(ValueError, match="these parameters are for inference"):
+            decoder_view(working)
 
 
 def test_parts_that_fit_a_processors_caches_change_no_number(tiny, monkeypatch):

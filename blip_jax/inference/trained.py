@@ -24,6 +24,7 @@ class Trained:
     params: Params
     config: BlipConfig
     tokenizer: Tokenizer
+    inference_only: bool = False  # the parameters are those of `for_inference`
 
     @property
     def blip(self) -> Blip:
@@ -39,10 +40,10 @@ class Trained:
     def for_inference(self) -> Self:
         """The same model with its parameters as programs take them and in no other form.
 
-        It takes no second place for a decoder, nor one for kernels in another precision, where
-        nothing else holds the model that it is made of. It cannot be saved.
+        Once the model that it is made of is dropped, a captioner's decoder is there once and
+        kernels are in the config's dtype alone, which then is fixed. It cannot be saved.
         """
-        return dataclasses.replace(self, params=self.on_device)
+        return dataclasses.replace(self, params=self.on_device, inference_only=True)
 
     def on_every_device(self) -> Self:
         """The same model, `for_inference`, on every device of this process.

@@ -108,9 +108,9 @@ class Blip:
             return params
         towers = {name: params[name] for name in TOWERS if name in params}
         tree = params | self._in_use(towers)
-        if "lm_head" not in decoder_view(tree):
-            return tree
         view = decoder_view(tree)
+        if "lm_head" not in view:
+            return tree
         return encoder_part(tree) | {"writer": view | _make_writer(self, view)}
 
     def _in_use(self, tree: Params) -> Params:
@@ -122,8 +122,8 @@ class Blip:
         return jax.tree_util.tree_map_with_path(used, tree)
 
     def _writer(self, view: Params) -> Params:
-        """What of the decoder view is another for a token at a time: blocks and head, the layers
-        apart and kernels [out, in]."""
+        """Blocks and head of the decoder view for a token at a time: the layers apart, and
+        kernels [out, in]."""
 
         def turned(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
             return x.T if path[-1].key == "kernel" else x

@@ -21,15 +21,24 @@ def encoder_view(params: Params) -> Params:
 
 
 def decoder_view(params: Params) -> Params:
-    """{embeddings, blocks, lm_head} of the image-grounded decoder."""
+    """{embeddings, blocks, lm_head} of the image-grounded decoder.
+
+    Raises:
+      ValueError: the parameters are those of `Blip.working`, which have it as "writer" alone.
+    """
+    if "writer" in params:
+        raise ValueError(
+            "these parameters are for inference: a loss, or an export, takes those of a loaded "
+            "model (Model.params)"
+        )
     own = "text_decoder" if "text_decoder" in params else "text"
     return view(params[own], "decoder")
 
 
 def encoder_part(params: Params) -> Params:
-    """The tree of a model that writes without what its decoder alone reads.
+    """What of a model that writes is not its decoder's alone.
 
-    A captioner, which has no head of ITM, has no encoder.
+    Of a captioner, which has no encoder (nor a head of ITM), the vision tower.
     """
     if "text_decoder" in params:
         return {name: tree for name, tree in params.items() if name != "text_decoder"}
