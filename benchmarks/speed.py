@@ -67,10 +67,10 @@ class Row:
 def our_config(args: argparse.Namespace, task: str) -> BlipConfig:
     """Our model of a size, at transformers' patch size and vocabulary."""
     config = SIZES[args.size]
-    sizes = {"image_size": args.image_size, "patch_size": 16}
-    vision = dataclasses.replace(config.vision, **sizes, remat=args.remat)
-    words = {"vocab_size": 30524, "max_positions": 512}
-    text = dataclasses.replace(config.text, **words, remat=args.remat)
+    vision = dataclasses.replace(
+        config.vision, image_size=args.image_size, patch_size=16, remat=args.remat
+    )
+    text = dataclasses.replace(config.text, vocab_size=30524, max_positions=512, remat=args.remat)
     return dataclasses.replace(config, vision=vision, text=text, task=task, dtype=args.dtype)
 
 
