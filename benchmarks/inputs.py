@@ -1,6 +1,13 @@
-"""What both sides of `speed.py` read and write, the same in every process."""
+"""What `speed.py` and both its sides share: a row's types, and pictures and texts of any size."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+
+Args = argparse.Namespace
+Call = Callable[[], Any]
 
 NEW, LENGTH = 20, 30  # tokens written, tokens of a text that is read
 TEXTS = 64  # of one picture, or one of each of as many pictures, where a row is ITM alone

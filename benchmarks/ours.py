@@ -1,16 +1,14 @@
 """Our side of `speed.py`: `CALLS` has for each row what makes its call."""
 
-import argparse
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from inputs import NEW, TEXTS, pictures, read_texts
+from inputs import NEW, TEXTS, Args, Call, pictures, read_texts
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, BlipConfig
 from blip_jax.inference.caption import CaptionOptions, caption_program, seed_keys
@@ -28,8 +26,6 @@ from blip_jax.train.settings import train_settings
 from blip_jax.train.state import init_state, make_train_step
 
 SIZES = {"tiny": TINY, "b16": BLIP_B16, "l16": BLIP_L16}
-Args = argparse.Namespace
-Call = Callable[[], Any]
 
 
 def our_config(args: Args, task: str) -> BlipConfig:
@@ -171,9 +167,9 @@ def work(call: Call) -> tuple[int, int]:
     return matmul_flops(jaxpr, turns=NEW), matmul_bytes(jaxpr, turns=NEW)
 
 
-@functools.cache
-def machine(dtype: str) -> dict[str, float]:
-    """What the machine does at best of nothing but a ViT's widest product, and of copying."""
+def probes(dtype: str) -> dict[str, tuple[Call, float]]:
+    """What asks the machine for nothing but a ViT's widest product, and for nothing but copying:
+    a call, and the GFLOP or GB that it is."""
     x, w = jnp.ones((4608, 768), dtype), jnp.ones((768, 3072), dtype)
     held = [jnp.ones((4096, 8192))]
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
@@ -182,17 +178,7 @@ def machine(dtype: str) -> dict[str, float]:
     def copy() -> None:
         held[0] = ready(again(held[0]))
 
-    best = [_best(call) for call in (lambda: ready(product(x, w)), copy)]
-    gflop, gbyte = 2 * 4608 * 768 * 3072 / 1e9, 2 * held[0].nbytes / 1e9
-    return {"gflops": gflop / best[0], "gbytes": gbyte / best[1]}
-
-
-def _best(call: Call) -> float:
-    """Seconds of the fastest of twenty calls."""
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-
-    return min(seconds() for _ in range(20))
+    return {
+        "gflops": (lambda: ready(product(x, w)), 2 * 4608 * 768 * 3072 / 1e9),
+        "gbytes": (copy, 2 * held[0].nbytes / 1e9),
+    }

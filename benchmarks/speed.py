@@ -12,6 +12,7 @@ machine has for nothing else (`benchmarks/roofline.py` draws both).
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -21,15 +22,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inputs import TEXTS
+from inputs import TEXTS, Args, Call
 
 SIDES = ("ours", "theirs")  # modules, each imported where it runs
 SETTINGS = ("size", "image_size", "batch_size", "dtype", "remat")  # flags that a figure depends on
-Call = Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,45 +75,45 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def build(name: str, side: str, args: argparse.Namespace) -> Call:
+def build(name: str, side: str, args: Args) -> Call:
     return importlib.import_module(side).CALLS[name](args)
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, args: Args) -> dict[str, Any]:
     """One row: medians, and the ratio of each pair of calls that followed each other."""
-    import ours as our_side
+    import ours
 
     row = ROWS[name]
     items = row.items or args.batch_size
     # A call of its own, gone again: a traced step is spoilt.
-    flops, moved = our_side.work(build(name, "ours", args))
+    flops, moved = ours.work(build(name, "ours", args))
     calls = [build(name, side, args) for side in SIDES]
     first = [seconds(call) for call in calls]
     pairs = [[turn(call) for call in calls] for _ in range(args.rounds)]
-    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
+    taken, by_them = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {
         "row": name,
         "unit": f"{row.unit}/s",
-        "ours": items / ours,
-        "theirs": items / theirs,
+        "ours": items / taken,
+        "theirs": items / by_them,
         "ratio": statistics.median(b / a for a, b in pairs),
         "spread": [min(b / a for a, b in pairs), max(b / a for a, b in pairs)],
         "first_call_seconds": first,
         "gflop": flops / 1e9,
         "gbyte": moved / 1e9,
-        "gflops": flops / 1e9 / ours,
+        "gflops": flops / 1e9 / taken,
         **({"peak_gib": {side: peak(name, side, args) for side in SIDES}} if args.memory else {}),
     }
 
 
-def peak(name: str, side: str, args: argparse.Namespace) -> float:
+def peak(name: str, side: str, args: Args) -> float:
     """Most memory, GiB, of a process that imports, builds and runs one side alone, twice."""
     given = [f"--{key}={getattr(args, key)}" for key in SETTINGS]
     command = [sys.executable, __file__, name, f"--only={side}", *given]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def alone(name: str, args: argparse.Namespace) -> float:
+def alone(name: str, args: Args) -> float:
     """GiB that this process held at most, running one side (on Linux)."""
     call = build(name, args.only, args)
     call()
@@ -124,17 +123,25 @@ def alone(name: str, args: argparse.Namespace) -> float:
     return int(line) / 2**20
 
 
-def facts(args: argparse.Namespace) -> dict[str, Any]:
+@functools.cache
+def machine(dtype: str) -> dict[str, float]:
+    """GFLOP/s and GB/s that the machine has at best."""
+    import ours
+
+    calls = ours.probes(dtype).items()
+    return {name: amount / min(seconds(call) for _ in range(20)) for name, (call, amount) in calls}
+
+
+def facts(args: Args) -> dict[str, Any]:
     """What a figure means nothing without."""
     import jax
-    import ours
     import torch
     import transformers
 
     return {
         "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
         "device": str(jax.devices()[0].device_kind),
-        "machine": ours.machine(args.dtype),
+        "machine": machine(args.dtype),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "versions": {m.__name__: m.__version__ for m in (jax, torch, transformers)},
@@ -186,7 +193,7 @@ def main() -> None:
         print(json.dumps(results[-1]), flush=True)
         if args.out:
             args.out.write_text(json.dumps(facts(args) | {"results": results}, indent=1) + "\n")
-    print("\n" + table(results, facts(args)["machine"]["gflops"]))
+    print("\n" + table(results, machine(args.dtype)["gflops"]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """transformers' side of `speed.py`: `CALLS` has for each row what makes its call."""
 
-import argparse
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +7,7 @@ from typing import Any
 import numpy as np
 import peers
 import torch
-from inputs import NEW, TEXTS, pictures, read_texts
-
-Args = argparse.Namespace
-Call = Callable[[], Any]
+from inputs import NEW, TEXTS, Args, Call, pictures, read_texts
 
 
 def for_torch(args: Args, pixels: np.ndarray) -> torch.Tensor:
