@@ -51,11 +51,16 @@ class Roof:
 def measured(path: Path) -> tuple[Roof, list[Pass]]:
     """The rows of speed.py, and the machine's own rates."""
     found = json.loads(path.read_text())
-    giga = [(r["row"], r["gflop"], r["gbyte"], r["gflop"] / r["gflops"]) for r in found["results"]]
     machine = found["machine"]
     name = f"{found['device']}, {found['cores']} cores, {found['dtype']}"
     roof = Roof(name, 1e9 * machine["gflops"], 1e9 * machine["gbytes"])
-    return roof, [Pass(name, 1e9 * f, 1e9 * b, seconds) for name, f, b, seconds in giga]
+    passes = []
+    for row in found["results"]:
+        size = (found | row)["image_size"]  # a row's own, where runs were put together
+        flops = 1e9 * row["gflop"]
+        seconds = row["gflop"] / row["gflops"]
+        passes.append(Pass(f"{row['row']}, {size}", flops, 1e9 * row["gbyte"], seconds))
+    return roof, passes
 
 
 def expected(topology: str, rows: int) -> tuple[Roof, list[Pass]]:
