@@ -164,7 +164,8 @@ CALLS: dict[str, Callable[[Args], Call]] = {
 def work(call: Call) -> tuple[int, int]:
     """FLOPs and bytes of the matrix products of a call."""
     jaxpr = jax.make_jaxpr(call)().jaxpr
-    return matmul_flops(jaxpr, turns=NEW), matmul_bytes(jaxpr, turns=NEW)
+    counted = (jaxpr, jax.default_backend(), NEW)
+    return matmul_flops(*counted), matmul_bytes(*counted)
 
 
 def probes(dtype: str) -> dict[str, tuple[Call, float]]:

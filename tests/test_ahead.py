@@ -134,7 +134,7 @@ def test_flops_are_those_of_the_formula():
     vision, rows = CONFIG.vision, 3
     blip, size = Blip(CONFIG), vision.image_size
     images = jax.ShapeDtypeStruct((rows, size, size, 3), np.float32)
-    found = matmul_flops(jax.make_jaxpr(blip.image_tokens)(PARAMS, images).jaxpr)
+    found = matmul_flops(jax.make_jaxpr(blip.image_tokens)(PARAMS, images).jaxpr, "cpu")
     t, w, m = vision.tokens, vision.width, vision.mlp_width
     patches = 2 * vision.grid**2 * 3 * vision.patch_size**2 * w
     block = 8 * t * w**2 + 4 * t**2 * w + 4 * t * w * m
@@ -151,8 +151,16 @@ def test_products_are_counted_with_the_turns_of_their_loops():
 
     jaxpr = jax.make_jaxpr(program)(a, b).jaxpr
     for turns in (1, 7):
-        assert matmul_flops(jaxpr, turns) == (5 + turns + 2) * 2 * 4 * 3 * 3
-        assert matmul_bytes(jaxpr, turns) == (5 + turns + 2) * 4 * (4 * 3 + 3 * 3 + 4 * 3)
+        assert matmul_flops(jaxpr, "cpu", turns) == (5 + turns + 2) * 2 * 4 * 3 * 3
+        assert matmul_bytes(jaxpr, "cpu", turns) == (5 + turns + 2) * 4 * (4 * 3 + 3 * 3 + 4 * 3)
+
+
+@pytest.mark.parametrize(("platform", "count"), [("cpu", 1), ("cuda", 2), ("tpu", 0)])
+def test_products_are_those_of_the_platform(platform, count):
+    a = jax.ShapeDtypeStruct((3, 3), np.float32)
+    ways = {"cpu": lambda a: a @ a, "cuda": lambda a: a @ a @ a, "default": lambda a: a}
+    jaxpr = jax.make_jaxpr(lambda a: jax.lax.platform_dependent(a, **ways))(a).jaxpr
+    assert matmul_flops(jaxpr, platform) == count * 2 * 3**3
 
 
 def test_flops_are_those_the_compiler_counts():
@@ -166,7 +174,7 @@ def test_flops_are_those_the_compiler_counts():
     step = jax.jit(jax.grad(task.loss, has_aux=True))
     traced = step.trace(params, memory, SHAPES, jax.random.key(0), 0)
     compiler = traced.lower().compile().cost_analysis()["flops"]
-    assert 0.9 < matmul_flops(traced.jaxpr.jaxpr) / compiler <= 1
+    assert 0.9 < matmul_flops(traced.jaxpr.jaxpr, "cpu") / compiler <= 1
 
 
 def test_the_table_sets_what_is_needed_beside_what_there_is():

@@ -139,7 +139,9 @@ def written(
     source_mask = mask if blip.config.conventions.question_mask else None
     prompt = jnp.full((len(ids), 1), text.dec_id)
     lengths = jnp.ones(len(ids), jnp.int32)
-    ready = blip.prefill(params, source, prompt, lengths, max_new_tokens, source_mask)
+    ready = blip.prefill(
+        params, source, prompt, lengths, max_new_tokens, source_mask, texts=num_beams
+    )
     return generation.beam(
         *ready,
         prompt,
@@ -176,7 +178,7 @@ def ranked(
     prompt = jnp.full((len(ids), 1), blip.config.text.dec_id)
     lengths = jnp.ones(len(ids), jnp.int32)
     slots = answers.shape[1] - 2  # [DEC] is the prompt, and the last token is never fed
-    decode, logits, cache = blip.prefill(params, source, prompt, lengths, slots, mask)
+    decode, logits, cache = blip.prefill(params, source, prompt, lengths, slots, mask, texts=top_k)
     first = jnp.where(real[None], jax.nn.log_softmax(logits)[:, answers[:, 1]], -jnp.inf)
     chosen = jax.lax.top_k(first, top_k)[1]
     tokens, counts = (jnp.moveaxis(x[chosen], -1, 0)[1:] for x in (answers, answer_mask))

@@ -35,12 +35,16 @@ class CaptionOptions:
     def __post_init__(self) -> None:
         if self.method not in ("greedy", "nucleus", "beam"):
             raise ValueError(f"method is {self.method!r}; expected greedy, nucleus or beam")
-        limit = {"greedy": 1, "beam": self.num_beams}.get(self.method, self.num_captions)
-        if not 1 <= self.num_captions <= limit:
+        if not 1 <= self.num_captions <= self.at_once:
             raise ValueError(
-                f"num_captions {self.num_captions} must be between 1 and {limit} with method "
-                f"{self.method!r}"
+                f"num_captions {self.num_captions} must be between 1 and {self.at_once} with "
+                f"method {self.method!r}"
             )
+
+    @property
+    def at_once(self) -> int:
+        """Texts that are written side by side for an image."""
+        return {"greedy": 1, "beam": self.num_beams}.get(self.method, self.num_captions)
 
 
 def seed_keys(seeds: Sequence[int]) -> jax.Array:
@@ -131,7 +135,9 @@ def caption_program(
         keys: jax.Array,
     ) -> generation.Generated:
         tokens = blip.image_tokens(params, images)
-        ready = blip.prefill(params, tokens, prompt, prompt_length, options.max_new_tokens)
+        ready = blip.prefill(
+            params, tokens, prompt, prompt_length, options.max_new_tokens, texts=options.at_once
+        )
         start = (*ready, prompt, prompt_length)
         if options.method == "greedy":
             return generation.greedy(*start, **common)

@@ -16,8 +16,8 @@ from PIL import Image
 from blip_jax.data.text import pre_caption
 from blip_jax.inference.embed import MAX_TOKENS, text_ids
 from blip_jax.inference.trained import Trained
+from blip_jax.models.attention import attend, merge_heads
 from blip_jax.models.blip import Blip, Params, linear
-from blip_jax.models.layers import attend, merge_heads
 from blip_jax.models.med import TextBlock, TextEmbeddings
 from blip_jax.models.views import encoder_view
 

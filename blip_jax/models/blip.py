@@ -34,9 +34,10 @@ import jax.numpy as jnp
 
 from blip_jax.config import BlipConfig
 from blip_jax.models import nlvr
+from blip_jax.models.attention import KeysValues
 from blip_jax.models.initial import initial_params
 from blip_jax.models.layers import Params, by_parts
-from blip_jax.models.med import KeysValues, LmHead, TextTransformer, begin, feed, first_token
+from blip_jax.models.med import LmHead, TextTransformer, begin, feed, first_token
 from blip_jax.models.views import decoder_view, encoder_part, encoder_view
 from blip_jax.models.vit import VisionTransformer
 
@@ -308,11 +309,14 @@ class Blip:
         prompt_length: jax.Array,
         max_new_tokens: int,
         source_mask: jax.Array | None = None,
+        texts: int = 1,
     ) -> tuple[Decode, jax.Array, list[KeysValues]]:
         """Runs right-padded prompts [B, P] through the decoder, ready to write on.
 
         Rows may have different lengths: what padding writes into the cache lies behind every
         position a row may see, until a generated token overwrites it.
+
+        `texts` says how many will be written for each row, K; any may be, in more time.
 
         Returns:
           What feeds tokens [B, K] at position [B] with such a cache, and returns logits [B, K, V]
@@ -325,7 +329,8 @@ class Blip:
             view = decoder_view(params)
             view = view | self._writer(view)
         mask = jnp.arange(prompt.shape[1])[None] < prompt_length[:, None]
-        hidden, cross, cache = begin(self.config, view, prompt, mask, source, source_mask)
+        queries = prompt.shape[1] + texts * max_new_tokens // 2  # texts end early
+        hidden, cross, cache = begin(self.config, view, prompt, mask, source, queries, source_mask)
         last = jnp.take_along_axis(hidden, prompt_length[:, None, None] - 1, axis=1)[:, 0]
         room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
         cache = jax.tree.map(lambda x: jnp.pad(x[:, None], room), cache)

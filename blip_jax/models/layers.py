@@ -1,6 +1,5 @@
-"""The layers both towers are made of: attention on 2-D kernels, the MLP, normalisation."""
+"""What both towers are made of beside attention: maps on 2-D kernels, the MLP, normalisation."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from blip_jax.config import Dtype, Remat
 from blip_jax.models.gradients import gelu, normalised
 from blip_jax.models.placement import on_mesh, on_several_devices
-from blip_jax.models.products import contract, product, product_by_rows
+from blip_jax.models.products import product, product_by_rows
 
 Params = dict[str, Any]
 
@@ -66,14 +65,14 @@ class Norm(nn.Module):
         return x.astype(self.dtype)
 
 
-def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.Array) -> jax.Array:
+def by_parts(function: Callable[..., Any], bytes_each: int, *arrays: jax.Array) -> Any:
     """A function of rows, on a processor over a few rows after the others.
 
     What the caches hold between two matrix products need not go through memory. Accelerators take
     all rows at once, and so do the meshes of runs, which may have the rows on several devices.
 
     Args:
-      function: arrays [N, ...] -> array [N, ...], each row by itself.
+      function: arrays [N, ...] -> one or several [N, ...], each row by itself.
       bytes_each: of the widest value it computes of a row; `CACHED` of them go together. The
         backward pass computes such values again.
       arrays: [N, ...] each.
@@ -85,99 +84,12 @@ def by_parts(function: Callable[..., jax.Array], bytes_each: int, *arrays: jax.A
         return function(*arrays)
     again = jax.checkpoint(function, prevent_cse=False)
 
-    def few(*arrays: jax.Array) -> jax.Array:
+    def few(*arrays: jax.Array) -> Any:
         split = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in arrays)
-        y = jax.lax.map(lambda part: again(*part), split)
-        return y.reshape(rows, *y.shape[2:])
+        found = jax.lax.map(lambda part: again(*part), split)
+        return jax.tree.map(lambda y: y.reshape(rows, *y.shape[2:]), found)
 
     return jax.lax.platform_dependent(*arrays, cpu=few, default=function)
-
-
-def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array | None,
-    drop: Callable[[jax.Array], jax.Array] | None = None,
-) -> jax.Array:
-    """Scaled dot-product attention, softmax in float32.
-
-    Args:
-      query: [B, H, T, D].
-      key, value: [B, H, S, D].
-      mask: bool, broadcastable to [B, H, T, S]; True where attention is allowed.
-      drop: applied to the probabilities (attention dropout).
-
-    Returns:
-      [B, H, T, D] in the dtype of `value`.
-    """
-
-    def at_once(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        """Over [..., T, D]: all scores [..., T, S], then all probabilities."""
-        scores = contract("...td,...sd->...ts", query, key).astype(jnp.float32)
-        scores = scores * (query.shape[-1] ** -0.5)
-        if mask is not None:
-            scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-        probs = jax.nn.softmax(scores, axis=-1)
-        probs = (probs if drop is None else drop(probs)).astype(value.dtype)
-        return contract("...ts,...sd->...td", probs, value)
-
-    if mask is not None or drop is not None or on_several_devices():
-        return at_once(query, key, value)
-    heads = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
-    scores = query.shape[2] * key.shape[2] * 4
-    return by_parts(at_once, scores, *heads).reshape(query.shape)
-
-
-def split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """[..., T, H*D] -> [..., H, T, D]."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], heads, -1), -2, -3)
-
-
-def merge_heads(x: jax.Array) -> jax.Array:
-    """[..., H, T, D] -> [..., T, H*D]."""
-    x = jnp.moveaxis(x, -3, -2)
-    return x.reshape(*x.shape[:-2], -1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention on 2-D kernels, and the `norm` of its residual branch.
-
-    The caller applies `norm`: before (ViT) or after (MED) the attention.
-    """
-
-    width: int  # of queries and of the output
-    heads: int
-    norm_eps: float
-    dtype: Dtype
-    dropout: float = 0.0  # on the probabilities
-    by_rows: bool = False  # kernels are [out, in]
-
-    def setup(self) -> None:
-        make = functools.partial(dense, self.width, self.dtype, by_rows=self.by_rows)
-        self.query, self.key, self.value, self.out = make(), make(), make(), make()
-        self.norm = Norm(self.norm_eps, self.dtype)
-        self.drop = nn.Dropout(self.dropout)
-
-    def split(self, x: jax.Array) -> jax.Array:
-        """[..., T, H*D] -> [..., H, T, D]."""
-        return split_heads(x, self.heads)
-
-    def keys_values(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Projects a source [B, S, W] to keys and values [B, H, S, D]."""
-        return self.split(self.key(source)), self.split(self.value(source))
-
-    def __call__(
-        self,
-        x: jax.Array,
-        keys_values: tuple[jax.Array, jax.Array],
-        mask: jax.Array | None,
-        deterministic: bool,
-    ) -> jax.Array:
-        drops = self.dropout > 0 and not deterministic
-        drop = functools.partial(self.drop, deterministic=False) if drops else None
-        y = attend(self.split(self.query(x)), *keys_values, mask, drop)
-        return self.out(on_mesh(merge_heads(y), "tensor"))
 
 
 class Mlp(nn.Module):
@@ -195,8 +107,12 @@ class Mlp(nn.Module):
         self.norm = Norm(self.norm_eps, self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = on_mesh(self.up(x), "tensor")
-        return self.down(gelu(hidden))
+        def go_on(mlp: Any, hidden: jax.Array) -> jax.Array:
+            return mlp.down(gelu(hidden))
+
+        # A gradient takes the widest values of a block: of them, those before GELU alone are kept.
+        y: jax.Array = nn.remat(go_on, prevent_cse=False)(self, on_mesh(self.up(x), "tensor"))
+        return y
 
 
 def stacked(block: type[nn.Module], remat: Remat, unroll: int, **scan: Any) -> type[nn.Module]:

@@ -9,6 +9,7 @@ One module serves three uses of one text transformer (paper section 3.1):
 `blip_jax.models.views` says which parameters each use sees.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,20 +18,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, TextConfig
+from blip_jax.models.absorbed import Absorbed
+from blip_jax.models.attention import Attention, KeysValues, Seen
 from blip_jax.models.gradients import gelu
-from blip_jax.models.layers import (
-    Attention,
-    Mlp,
-    Norm,
-    Params,
-    dense,
-    normal,
-    stacked,
-)
+from blip_jax.models.layers import Mlp, Norm, Params, dense, normal, stacked
 from blip_jax.models.placement import looked_up, on_mesh, on_several_devices
 from blip_jax.models.products import product_by_rows
-
-KeysValues = tuple[jax.Array, jax.Array]
 
 
 class TextEmbeddings(nn.Module):
@@ -79,30 +72,29 @@ class TextBlock(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        source: jax.Array | KeysValues | None,
+        source: jax.Array | Seen | None,
         mask: jax.Array,
         source_mask: jax.Array | None,
         asked: int | None = None,
     ) -> tuple[jax.Array, KeysValues]:
         """x [B, T, W], source [B / N, S, W'], masks -> x, self-attention keys and values.
 
-        The source may be given as its keys and values [B / N, H, S, D] instead. Where no more
-        than the first `asked` positions are asked for, x comes back as [B, asked, W].
+        The source may be given as `read` gives it instead. Where no more than the first `asked`
+        positions are asked for, x comes back as [B, asked, W].
         """
         x, keys_values = self.self_attend(x, mask, asked)
         if source is not None:
             attention = self.cross_attention
-            cross = source if isinstance(source, tuple) else self.read(source)
             # N texts query their source as one.
-            together = x.reshape(len(cross[0]), -1, x.shape[-1])
-            h = self.attend(attention, together, cross, source_mask)
+            together = x.reshape(len(jax.tree.leaves(source)[0]), -1, x.shape[-1])
+            h = self.attend(attention, together, source, source_mask)
             x = self.add(attention, x, h.reshape(x.shape))
         return self.add(self.mlp, x, self.mlp(x)), keys_values
 
-    def read(self, source: jax.Array) -> KeysValues:
-        """A source [B, S, W'] -> its keys and values [B, H, S, D] for the cross-attention."""
-        keys_values: KeysValues = self.cross_attention.keys_values(source)
-        return keys_values
+    def read(self, source: jax.Array, queries: int) -> Seen:
+        """A source [B, S, W'] as the cross-attention takes it, for so many queries to each."""
+        seen: Seen = self.cross_attention.read(source, queries)
+        return seen
 
     def self_attend(
         self, x: jax.Array, mask: jax.Array, asked: int | None = None
@@ -120,10 +112,10 @@ class TextBlock(nn.Module):
         self,
         attention: Attention,
         x: jax.Array,
-        keys_values: KeysValues,
+        source: jax.Array | Seen,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        return attention(x, keys_values, mask, self.deterministic)
+        return attention(x, source, mask, self.deterministic)
 
     def add(self, branch: Attention | Mlp, x: jax.Array, h: jax.Array) -> jax.Array:
         """norm(x + dropout(h)), with the norm of the branch that h came from."""
@@ -133,8 +125,8 @@ class TextBlock(nn.Module):
 class DecodingBlock(TextBlock):
     """The same block for one new token in each of K beams, over a static cache.
 
-    The beams of an image share its cross-attention keys and values: they attend to them as K
-    query positions would.
+    The beams of an image share what the cross-attention sees of it: they attend to it as K query
+    positions would.
     """
 
     by_rows: bool = True
@@ -142,12 +134,12 @@ class DecodingBlock(TextBlock):
     def __call__(  # type: ignore[override]
         self,
         x: jax.Array,
-        cross: KeysValues,
+        cross: Seen,
         cache: KeysValues,
         position: jax.Array,
         source_mask: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues]:
-        """x [B, K, W]; cross [B, H, S, D]; cache [B, K, H, T, D]; position [B] -> x, cache."""
+        """x [B, K, W]; cross; cache [B, K, H, T, D]; position [B] -> x, cache."""
         slots = jnp.arange(cache[0].shape[3])
         write = (slots[None] == position[:, None])[:, None, None, :, None]
         rows = x.shape[0] * x.shape[1]
@@ -253,12 +245,13 @@ def begin(
     prompt: jax.Array,
     attention_mask: jax.Array,
     source: jax.Array,
+    queries: int,
     source_mask: jax.Array | None = None,
-) -> tuple[jax.Array, list[KeysValues], list[KeysValues]]:
+) -> tuple[jax.Array, list[Seen], list[KeysValues]]:
     """Runs prompts [B, P] through the decoder, its layers one by one, as `feed` goes on.
 
-    Returns the hidden states [B, P, W], and of each layer the keys and values of the source
-    [B, S, W'], which are [B, H, S, D], and those of the prompts, [B, H, P, D].
+    Returns the hidden states [B, P, W], and of each layer what it sees of the source [B, S, W'],
+    for so many `queries` to each, and the keys and values [B, H, P, D] of the prompts.
     """
     embeddings: Any = TextEmbeddings(config.text, config.dtype)
     block: Any = TextBlock(config.text, config.dtype, deterministic=True, by_rows=True)
@@ -267,26 +260,32 @@ def begin(
     masks = text_mask(attention_mask, causal=True), padding_mask(source_mask)
     cross, written = [], []
     for layer in view["blocks"]:
-        cross.append(jax.tree.map(at_rest, block.apply({"params": layer}, source, method="read")))
+        cross.append(at_rest(block.apply({"params": layer}, source, queries, method="read")))
         x, new = block.apply({"params": layer}, x, cross[-1], *masks)
         written.append(new)
     return x, cross, written
 
 
-def at_rest(x: jax.Array) -> jax.Array:
-    """Keys or values [B, H, S, D] as they are, in memory in that order.
+def at_rest(seen: Seen) -> Seen:
+    """The same, what is kept of each layer in memory as its shape says.
 
-    The compiler for processors would keep them as the projection left them, positions before
-    heads, and copy them once for the prompt and once more for the loop over tokens.
+    The compiler for processors would keep keys and values as the projection left them, positions
+    before heads, and copy them once for the prompt and once more for the loop over tokens; and
+    split a kernel to heads at each token.
     """
 
     def in_order(x: jax.Array) -> jax.Array:
         rows = jax.lax.optimization_barrier(x.reshape(-1, *x.shape[2:]))
         return rows.reshape(x.shape)
 
+    def placed(x: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, cpu=in_order, default=lambda x: x)
+
     if on_several_devices():
-        return x
-    return jax.lax.platform_dependent(x, cpu=in_order, default=lambda x: x)
+        return seen
+    if isinstance(seen, Absorbed):
+        return dataclasses.replace(seen, key=placed(seen.key), value=placed(seen.value))
+    return jax.tree.map(placed, seen)
 
 
 def feed(
@@ -294,13 +293,13 @@ def feed(
     view: Params,
     tokens: jax.Array,
     position: jax.Array,
-    cross: list[KeysValues],
+    cross: list[Seen],
     cache: list[KeysValues],
     source_mask: jax.Array | None = None,
 ) -> tuple[jax.Array, list[KeysValues]]:
     """Feeds tokens [B, K] at position [B] to the decoder, its layers one by one.
 
-    The blocks of `view` are a list of layers, and so are cross, of [B, H, S, D], and cache, of
+    The blocks of `view` are a list of layers, and so are cross, as `begin` gives it, and cache, of
     [B, K, H, T, D]: apart, each lies where a matrix product can read it. Returns the hidden states
     [B, K, W] and the cache with the new keys and values at `position`.
     """
@@ -309,8 +308,8 @@ def feed(
     x = embeddings.apply({"params": view["embeddings"]}, tokens, position[:, None], True)
     mask = padding_mask(source_mask)
     written = []
-    for layer, keys_values in zip(view["blocks"], zip(cross, cache, strict=True), strict=True):
-        x, new = block.apply({"params": layer}, x, *keys_values, position, mask)
+    for layer, seen in zip(view["blocks"], zip(cross, cache, strict=True), strict=True):
+        x, new = block.apply({"params": layer}, x, *seen, position, mask)
         written.append(new)
     return x, written
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype
-from blip_jax.models.layers import Attention, Norm, Params, dense, stacked
+from blip_jax.models.attention import Attention
+from blip_jax.models.layers import Norm, Params, dense, stacked
 from blip_jax.models.med import TextBlock, TextEmbeddings
 
 FIRST_MERGE = 6  # layer, whatever the depth; models of six layers or fewer only average
@@ -42,7 +43,7 @@ class TwinAttention(nn.Module):
 
     def __call__(self, x: jax.Array, images: Images, deterministic: bool) -> jax.Array:
         left, right = (
-            attention(x, attention.keys_values(image), None, deterministic)
+            attention(x, image, None, deterministic)
             for attention, image in zip((self.left, self.right), images, strict=True)
         )
         return self.merge(jnp.concatenate([left, right], -1)) if self.merges else (left + right) / 2

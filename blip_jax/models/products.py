@@ -90,6 +90,21 @@ def _matched(out: str, *given: tuple[str, jax.Array]) -> jax.Array:
 contract.defvjp(_contract_forward, _contract_backward)
 
 
+def contract_by_rows(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x [B, T, K] with the rows of y [B, N, K] -> [B, T, N]; of few x as `product_by_rows`."""
+
+    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
+        return contract("...td,...sd->...ts", x, y)
+
+    def swapped(x: jax.Array, y: jax.Array) -> jax.Array:
+        found = contract("...sd,...td->...st", y, x)
+        return with_layout_constraint(found, Layout((0, 1, 2))).swapaxes(-1, -2)
+
+    if x.shape[-2] > FEW or on_several_devices():
+        return plain(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=swapped, default=plain)
+
+
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [..., K] times kernel [K, N] -> [..., N]."""
     return _multiplied(0, x, kernel)

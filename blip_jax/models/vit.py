@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, VisionConfig
-from blip_jax.models.layers import Attention, Mlp, Norm, normal, stacked
+from blip_jax.models.attention import Attention
+from blip_jax.models.layers import Mlp, Norm, normal, stacked
 from blip_jax.models.placement import on_mesh
 
 

@@ -116,6 +116,7 @@ def describe(
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - started
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    platform = mesh.devices.flat[0].platform
     used = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -125,8 +126,8 @@ def describe(
     return Program(
         name,
         used,
-        matmul_flops(jaxpr, turns) / mesh.size,
-        matmul_bytes(jaxpr, turns) / mesh.size,
+        matmul_flops(jaxpr, platform, turns) / mesh.size,
+        matmul_bytes(jaxpr, platform, turns) / mesh.size,
         hlo.collectives(text),
         hlo.cycles(text),
         compile_seconds,

@@ -8,28 +8,27 @@ from jax.extend import core
 Product = tuple[int, core.JaxprEqn]  # how often it is done, and what
 
 
-def matmul_flops(jaxpr: core.Jaxpr, turns: int = 1) -> int:
+def matmul_flops(jaxpr: core.Jaxpr, platform: str, turns: int = 1) -> int:
     """FLOPs of all matrix products and convolutions of a traced program, over all devices.
 
     A product of [M, K] and [K, N] counts 2 M K N; see `products`.
     """
-    return sum(times * _flops(equation) for times, equation in products(jaxpr, turns))
+    return sum(times * _flops(equation) for times, equation in products(jaxpr, platform, turns))
 
 
-def matmul_bytes(jaxpr: core.Jaxpr, turns: int = 1) -> int:
+def matmul_bytes(jaxpr: core.Jaxpr, platform: str, turns: int = 1) -> int:
     """Bytes that the same products read and write, each operand and each result once.
 
     What is computed between them is taken to cost no traffic of its own, as if it were fused.
     """
-    return sum(times * _bytes(equation) for times, equation in products(jaxpr, turns))
+    return sum(times * _bytes(equation) for times, equation in products(jaxpr, platform, turns))
 
 
-def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
-    """Matrix products and convolutions of a traced program.
+def products(jaxpr: core.Jaxpr, platform: str, turns: int = 1) -> list[Product]:
+    """Matrix products and convolutions of a traced program, on a platform such as "cpu".
 
-    The turns of a scan count, what the backward pass computes again counts, of branches the
-    dearest does, and what is written otherwise for some platform counts as for all others. The
-    turns of a `while` are not known: `turns` of each count.
+    The turns of a scan count, what the backward pass computes again counts, and of branches the
+    dearest does. The turns of a `while` are not known: `turns` of each count.
     """
     found: list[Product] = []
     for equation in jaxpr.eqns:
@@ -39,9 +38,7 @@ def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
             continue
         parts = [part for value in params.values() for part in _jaxprs(value)]
         if name == "cond":
-            others = params.get("branches_platforms")  # then the last branch is for all others
-            dearest = max(parts, key=lambda part: matmul_flops(part, turns))
-            parts = [parts[-1] if others else dearest]
+            parts = [_taken(parts, params.get("branches_platforms"), platform, turns)]
         times = 1
         if name == "scan":
             times = params["length"]
@@ -49,8 +46,20 @@ def products(jaxpr: core.Jaxpr, turns: int = 1) -> list[Product]:
             times = turns
         elif name == "shard_map":  # of one device's share
             times = params["mesh"].size
-        found += [(times * n, inner) for part in parts for n, inner in products(part, turns)]
+        inner = (each for part in parts for each in products(part, platform, turns))
+        found += [(times * n, product) for n, product in inner]
     return found
+
+
+def _taken(
+    branches: list[core.Jaxpr], platforms: tuple[Any, ...] | None, platform: str, turns: int
+) -> core.Jaxpr:
+    """The branch that the platform takes, of those written for some; else the dearest."""
+    if platforms is None:
+        return max(branches, key=lambda branch: matmul_flops(branch, platform, turns))
+    of_all_others = len(branches) - 1  # which has no platforms named
+    named = (i for i, names in enumerate(platforms) if names and platform in names)
+    return branches[next(named, of_all_others)]
 
 
 def _flops(product: core.JaxprEqn) -> int:
