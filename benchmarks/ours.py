@@ -53,6 +53,17 @@ def ready(value: Any) -> Any:
     return jax.block_until_ready(value)
 
 
+def placed_pictures(args: Args, count: int) -> jax.Array:
+    """Pixels where the model is, as theirs are."""
+    return ready(jnp.asarray(pictures(count, args.image_size)))
+
+
+def device_peak() -> int | None:
+    """Most bytes of an accelerator that were held; none without one."""
+    held = jax.devices()[0].memory_stats()
+    return held["peak_bytes_in_use"] if held else None
+
+
 def writer(args: Args, method: str) -> Callable[[Any], Any]:
     """What writes a caption for each of `batch_size` pictures, or for their tokens."""
     count = args.batch_size
@@ -65,14 +76,14 @@ def writer(args: Args, method: str) -> Callable[[Any], Any]:
 
 
 def captions(method: str, args: Args) -> Call:
-    write, pixels = writer(args, method), pictures(args.batch_size, args.image_size)
+    write, pixels = writer(args, method), placed_pictures(args, args.batch_size)
     return lambda: write(pixels)
 
 
 def scores(args: Args, images: int, texts: int, itc: bool = False) -> Call:
     """ITM of `images` pictures with `texts` texts each, or ITM and ITC."""
     blip, params = working_model(args, "retrieval")
-    pixels = pictures(images, args.image_size)
+    pixels = placed_pictures(args, images)
     ids, mask = (x.reshape(images, texts, -1) for x in read_texts(images * texts))
 
     @jax.jit
@@ -101,7 +112,7 @@ def capfilt_shared(args: Args) -> Call:
     """Runs the one vision tower once a picture."""
     count = args.batch_size
     write, (blip, params) = writer(args, "nucleus"), working_model(args, "retrieval")
-    pixels = pictures(count, args.image_size)
+    pixels = placed_pictures(args, count)
     ids, mask = (x.reshape(count, 2, -1) for x in read_texts(2 * count))
 
     def both() -> Any:
@@ -170,9 +181,12 @@ def work(call: Call) -> tuple[int, int]:
 
 def probes(dtype: str) -> dict[str, tuple[Call, float]]:
     """What asks the machine for nothing but a ViT's widest product, and for nothing but copying:
-    a call, and the GFLOP or GB that it is."""
-    x, w = jnp.ones((4608, 768), dtype), jnp.ones((768, 3072), dtype)
-    held = [jnp.ones((4096, 8192))]
+    a call, and the GFLOP or GB that it is. An accelerator is asked for more at once: what it is
+    asked takes longer than the asking."""
+    on_processor = jax.default_backend() == "cpu"
+    m, k, n = (4608, 768, 3072) if on_processor else (16384, 8192, 8192)
+    x, w = jnp.ones((m, k), dtype), jnp.ones((k, n), dtype)
+    held = [jnp.ones(2**25 if on_processor else 2**30)]
     product = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
     again = jax.jit(jnp.negative, donate_argnums=0)
 
@@ -180,6 +194,6 @@ def probes(dtype: str) -> dict[str, tuple[Call, float]]:
         held[0] = ready(again(held[0]))
 
     return {
-        "gflops": (lambda: ready(product(x, w)), 2 * 4608 * 768 * 3072 / 1e9),
+        "gflops": (lambda: ready(product(x, w)), 2 * m * k * n / 1e9),
         "gbytes": (copy, 2 * held[0].nbytes / 1e9),
     }

@@ -116,7 +116,7 @@ class TorchPretrain(torch.nn.Module):
             _, their_image, their_text = self.features(self.teacher, pixels, ids, mask)
             images = torch.cat([their_image, self.image_queue])
             texts = torch.cat([their_text, self.text_queue])
-            truth = torch.zeros(size, len(texts))
+            truth = torch.zeros(size, len(texts), device=ids.device)
             truth.fill_diagonal_(1)
             soft = [
                 alpha * F.softmax(a @ b.T / self.temperature, -1) + (1 - alpha) * truth
@@ -130,7 +130,7 @@ class TorchPretrain(torch.nn.Module):
         self.enqueue(their_image, their_text)
 
         with torch.no_grad():
-            other = ~torch.eye(size, dtype=torch.bool)
+            other = ~torch.eye(size, dtype=torch.bool, device=ids.device)
             hard_image = torch.multinomial(F.softmax(t2i[:, :size], -1) * other + 1e-9 * other, 1)
             hard_text = torch.multinomial(F.softmax(i2t[:, :size], -1) * other + 1e-9 * other, 1)
         asked = torch.cat([ids, ids, ids[hard_text[:, 0]]])
@@ -142,7 +142,7 @@ class TorchPretrain(torch.nn.Module):
             encoder_hidden_states=seen,
             is_decoder=False,
         ).last_hidden_state
-        labels = torch.cat([torch.ones(size), torch.zeros(2 * size)]).long()
+        labels = (torch.arange(3 * size, device=ids.device) < size).long()
         itm = F.cross_entropy(self.itm_head(hidden[:, 0]), labels)
 
         told = ids.clone()
@@ -155,6 +155,7 @@ class TorchPretrain(torch.nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image: torch.Tensor, text: torch.Tensor) -> None:
-        where = torch.arange(self.pointer, self.pointer + len(image)) % len(self.image_queue)
+        where = torch.arange(self.pointer, self.pointer + len(image), device=image.device)
+        where %= len(self.image_queue)
         self.image_queue[where], self.text_queue[where] = image, text
         self.pointer = (self.pointer + len(image)) % len(self.image_queue)

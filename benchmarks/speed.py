@@ -114,10 +114,14 @@ def peak(name: str, side: str, args: Args) -> float:
 
 
 def alone(name: str, args: Args) -> float:
-    """GiB that this process held at most, running one side (on Linux)."""
+    """GiB that this process held at most, running one side: of a GPU, or else (on Linux) of the
+    machine's memory."""
     call = build(name, args.only, args)
     call()
     call()
+    held = importlib.import_module(args.only).device_peak()
+    if held is not None:
+        return held / 2**30
     # What getrusage tells begins at the most that the parent held.
     (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) / 2**20
@@ -187,6 +191,8 @@ def main() -> None:
         return
     if unknown := [name for name in args.rows if name not in ROWS]:
         parser.error(f"no row {unknown[0]!r}; --list names them")
+    # Both sides share a GPU, and jax would take most of it for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.only:
         print(alone(args.rows[0], args))
         return

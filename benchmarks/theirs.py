@@ -1,4 +1,7 @@
-"""transformers' side of `speed.py`: `CALLS` has for each row what makes its call."""
+"""transformers' side of `speed.py`: `CALLS` has for each row what makes its call.
+
+On a GPU where torch has one.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,9 +12,31 @@ import peers
 import torch
 from inputs import NEW, TEXTS, Args, Call, pictures, read_texts
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_peak() -> int | None:
+    """Most bytes of a GPU that were held; none without one."""
+    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
+
+
+def ended(make: Callable[[Args], Call], args: Args) -> Call:
+    """A row's call, which returns when the device has done it."""
+    call = make(args)
+    if DEVICE.type == "cpu":
+        return call
+    return lambda: (call(), torch.cuda.synchronize())
+
+
+def texts(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask."""
+    ids, mask = (torch.from_numpy(x).to(DEVICE) for x in read_texts(count))
+    return ids.long(), mask
+
 
 def for_torch(args: Args, pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(torch_dtype(args))
+    seen = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return seen.to(DEVICE, torch_dtype(args))
 
 
 def torch_dtype(args: Args) -> torch.dtype:
@@ -20,7 +45,7 @@ def torch_dtype(args: Args) -> torch.dtype:
 
 def torch_model(args: Args, model: Any) -> Any:
     """In the precision asked for, its towers compiled where asked."""
-    model = model.to(torch_dtype(args)).requires_grad_(False)
+    model = model.to(DEVICE, torch_dtype(args)).requires_grad_(False)
     for tower in ("vision_model", "text_encoder", "text_decoder") if args.compile else ():
         if hasattr(model, tower):
             getattr(model, tower).compile()
@@ -46,12 +71,12 @@ def matcher(args: Args) -> Any:
 def match_one(args: Args) -> Call:
     """Encodes the picture once, by hand."""
     model, seen = matcher(args), for_torch(args, pictures(1, args.image_size))
-    ids, mask = map(torch.from_numpy, read_texts(TEXTS))
+    ids, mask = texts(TEXTS)
 
     @torch.no_grad()
     def by_hand() -> Any:
         tokens = model.vision_model(seen).last_hidden_state.expand(TEXTS, -1, -1)
-        hidden = model.text_encoder(ids.long(), attention_mask=mask, encoder_hidden_states=tokens)
+        hidden = model.text_encoder(ids, attention_mask=mask, encoder_hidden_states=tokens)
         return model.itm_head(hidden[0][:, 0])
 
     return by_hand
@@ -60,8 +85,8 @@ def match_one(args: Args) -> Call:
 def pairs(args: Args, pixels: np.ndarray) -> Call:
     """transformers' forward as documented: a picture beside each text."""
     model, seen = matcher(args), for_torch(args, pixels)
-    texts = torch.from_numpy(read_texts(len(pixels))[0]).long()
-    return torch.no_grad()(lambda: model(texts, seen).itm_score)
+    ids, _ = texts(len(pixels))
+    return torch.no_grad()(lambda: model(ids, seen).itm_score)
 
 
 def match_one_forward(args: Args) -> Call:
@@ -77,12 +102,12 @@ def capfilt(args: Args) -> Call:
     count = args.batch_size
     caption, model = captions("nucleus", args), matcher(args)
     seen = for_torch(args, pictures(count, args.image_size))
-    texts = torch.from_numpy(read_texts(2 * count)[0]).long().reshape(count, 2, -1)
+    ids = texts(2 * count)[0].reshape(count, 2, -1)
 
     @torch.no_grad()
     def both() -> None:
         caption()
-        for text in texts.unbind(1):
+        for text in ids.unbind(1):
             model(text, seen)
 
     return both
@@ -90,7 +115,7 @@ def capfilt(args: Args) -> Call:
 
 def train_step(args: Args, model: Any, loss_of: Callable[[Any], Any]) -> Call:
     """One optimiser step at a time, with torch's fused AdamW."""
-    model.train()
+    model.to(DEVICE).train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, 1e-5, weight_decay=0.05, fused=True)
     if args.compile:
@@ -98,7 +123,7 @@ def train_step(args: Args, model: Any, loss_of: Callable[[Any], Any]) -> Call:
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bfloat16"):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=args.dtype == "bfloat16"):
             loss_of(model).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -108,9 +133,8 @@ def train_step(args: Args, model: Any, loss_of: Callable[[Any], Any]) -> Call:
 
 def training_batch(args: Args) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels, ids, mask."""
-    ids, mask = map(torch.from_numpy, read_texts(args.batch_size))
     pixels = torch.from_numpy(pictures(args.batch_size, args.image_size))
-    return pixels.permute(0, 3, 1, 2), ids.long(), mask
+    return pixels.permute(0, 3, 1, 2).to(DEVICE), *texts(args.batch_size)
 
 
 def train_caption(args: Args) -> Call:
@@ -124,10 +148,11 @@ def train_pretrain(args: Args) -> Call:
     config = peers.their_config(args.size, args.image_size)
     torch.manual_seed(0)
     model = peers.TorchPretrain(config.vision_config, config.text_config)
-    return train_step(args, model, lambda m: m(*training_batch(args)))
+    batch = training_batch(args)
+    return train_step(args, model, lambda m: m(*batch))
 
 
-CALLS: dict[str, Callable[[Args], Call]] = {
+MAKE: dict[str, Callable[[Args], Call]] = {
     "caption_greedy": functools.partial(captions, "greedy"),
     "caption_nucleus": functools.partial(captions, "nucleus"),
     "caption_beam": functools.partial(captions, "beam"),
@@ -139,3 +164,5 @@ CALLS: dict[str, Callable[[Args], Call]] = {
     "train_caption": train_caption,
     "train_pretrain": train_pretrain,
 }
+
+CALLS = {name: functools.partial(ended, make) for name, make in MAKE.items()}
