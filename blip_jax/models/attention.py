@@ -137,8 +137,8 @@ def attend_once(
 ) -> jax.Array:
     """As `attend`, to a source that no one asks again.
 
-    There fewer operations are less time on a processor alone: the units of a TPU sum over 128
-    numbers and more, and take longer to go through a kernel a head at a time.
+    There fewer operations are less time on a processor alone: by the compilers of TPUs it takes
+    longer to go through a kernel a head at a time.
     """
     if not isinstance(seen, Absorbed):
         return attend(query, *seen, mask, drop)
