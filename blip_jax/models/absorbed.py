@@ -33,7 +33,7 @@ class Absorbed:
 
     Attributes:
       source: [B, S, W].
-      key, value: kernels [H, W, D].
+      key, value: kernels [H, D, W].
       bias: of the values, [H, 1, D]. That of the keys would move all scores of a query alike.
     """
 
@@ -61,7 +61,7 @@ class Absorbed:
             probs = (probs if drop is None else drop(probs)).astype(source.dtype)
             return contract("...ts,...sw->...tw", probs, source), probs.sum(-1, keepdims=True)
 
-        asked = contract_by_rows(_heads_first(query), self.key)
+        asked = contract("...td,...dw->...tw", _heads_first(query), self.key)
         asked = _rows_first(asked, rows).reshape(rows, heads * length, -1)
         if mask is not None or drop is not None or on_several_devices():
             found, share = at_once(asked, self.source)
@@ -72,7 +72,7 @@ class Absorbed:
             _heads_first(x.reshape(rows, heads, length, -1))
             for x in (checkpoint_name(found, KEPT), share)
         )
-        y = contract("...tw,...wd->...td", found, self.value) + share * self.bias
+        y = contract_by_rows(found, self.value) + share * self.bias
         return _rows_first(y, rows)
 
 

@@ -12,7 +12,7 @@ from blip_jax.config import Dtype
 from blip_jax.models.absorbed import Absorbed, pays
 from blip_jax.models.layers import KEPT, Norm, by_parts, dense
 from blip_jax.models.placement import on_mesh, on_several_devices
-from blip_jax.models.products import contract, product
+from blip_jax.models.products import contract, product_by_rows
 
 KeysValues = tuple[jax.Array, jax.Array]  # [B, H, S, D] each
 Seen = KeysValues | Absorbed  # what a source is to an attention
@@ -106,9 +106,10 @@ class Attention(nn.Module):
         )
 
     def head_kernels(self, layer: nn.Module) -> jax.Array:
-        """The kernel of the keys or values as [H, W, D]."""
+        """The kernel of the keys or values as [H, D, W]."""
         kernel = layer.variables["params"]["kernel"].astype(self.dtype)
-        return split_heads(kernel.T if self.by_rows else kernel, self.heads)
+        kernel = kernel if self.by_rows else kernel.T
+        return kernel.reshape(self.heads, -1, kernel.shape[-1])
 
     def __call__(
         self, x: jax.Array, source: jax.Array | Seen, mask: jax.Array | None, deterministic: bool
@@ -148,7 +149,8 @@ def attend_once(
 
     def projected(query: jax.Array, seen: Absorbed) -> jax.Array:
         def project(kernel: jax.Array) -> jax.Array:
-            y = checkpoint_name(product(seen.source, merge_heads(kernel)), KEPT)
+            y = product_by_rows(seen.source, kernel.reshape(-1, kernel.shape[-1]))
+            y = checkpoint_name(y, KEPT)
             return split_heads(y, len(kernel))
 
         key, value = project(seen.key), project(seen.value) + seen.bias[None]

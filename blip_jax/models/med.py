@@ -9,7 +9,6 @@ One module serves three uses of one text transformer (paper section 3.1):
 `blip_jax.models.views` says which parameters each use sees.
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -267,11 +266,10 @@ def begin(
 
 
 def at_rest(seen: Seen) -> Seen:
-    """The same, what is kept of each layer in memory as its shape says.
+    """The same; keys and values are kept in memory as their shape says.
 
-    The compiler for processors would keep keys and values as the projection left them, positions
-    before heads, and copy them once for the prompt and once more for the loop over tokens; and
-    split a kernel to heads at each token.
+    The compiler for processors would keep them as the projection left them, positions before
+    heads, and copy them once for the prompt and once more for the loop over tokens.
     """
 
     def in_order(x: jax.Array) -> jax.Array:
@@ -281,10 +279,8 @@ def at_rest(seen: Seen) -> Seen:
     def placed(x: jax.Array) -> jax.Array:
         return jax.lax.platform_dependent(x, cpu=in_order, default=lambda x: x)
 
-    if on_several_devices():
+    if isinstance(seen, Absorbed) or on_several_devices():
         return seen
-    if isinstance(seen, Absorbed):
-        return dataclasses.replace(seen, key=placed(seen.key), value=placed(seen.value))
     return jax.tree.map(placed, seen)
 
 
