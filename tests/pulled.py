@@ -12,3 +12,9 @@ def pulled(function, *arrays):
 
 def random(*shape, seed=0, dtype=jnp.float32):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def kept(function, *arrays):
+    """Shapes of what a gradient of a function keeps, its arguments among it."""
+    back = jax.eval_shape(lambda *given: jax.vjp(function, *given)[1], *arrays)
+    return [x.shape for x in jax.tree.leaves(back)]

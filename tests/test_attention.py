@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pulled import random
+from pulled import kept, random
 
 from blip_jax.models.absorbed import Absorbed, pays
 from blip_jax.models.attention import Attention
@@ -76,6 +76,15 @@ def test_dropout_changes_nothing_on_average():
     error = samples.std(0) / np.sqrt(len(samples))
     assert error.min() > 0
     assert np.abs((samples.mean(0) - expected) / error).max() < 6
+
+
+def test_a_gradient_keeps_nothing_as_wide_as_the_source_for_each_query():
+    module, params = made()
+    seen = module.apply(params, SOURCE, 3, method="read")
+    shapes = kept(lambda *args: args[0].attend(args[1], MASK), seen, random(2, HEADS, 3, 8))
+    sizes = [np.prod(shape) for shape in shapes]
+    assert 2 * HEADS * 3 * TOKENS in sizes  # the probabilities
+    assert 2 * HEADS * 3 * SOURCE.shape[2] not in sizes
 
 
 @pytest.mark.parametrize("tokens", [5, 40, 577])

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pulled import kept, random
 
 from blip_jax.config import BLIP_B16, BLIP_L16, TINY, VARIANTS, BlipConfig
 from blip_jax.models import layers
@@ -237,6 +238,15 @@ def test_remat_of_all_but_products_computes_scores_alone_again(tiny):
     scores = 2 * c.depth * (2 * c.tokens**2 * c.width)
     assert work("dots") - work("none") == scores
     assert work("full") > work("dots")
+
+
+def test_a_gradient_keeps_no_norm_and_no_hidden_values_after_gelu():
+    c = TINY.vision
+    block, x = VisionBlock(c, "float32", deterministic=True), random(3, 5, c.width)
+    params = block.init(jax.random.key(0), x, 0.0)
+    shapes = kept(lambda params, x: block.apply(params, x, 0.0)[0], params, x)
+    assert shapes.count(x.shape) == 3  # what comes in to two norms, and what attention gave
+    assert shapes.count((3, 5, c.mlp_width)) == 1
 
 
 @pytest.mark.parametrize(("remat", "unroll"), [("", 3), ("full", 1), ("dots", 1)])

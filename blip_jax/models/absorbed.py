@@ -6,16 +6,19 @@ kernel afterwards: the same sums in another order ("absorbed" in DeepSeek-V2, ar
 section 2.1.2).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.ad_checkpoint import checkpoint_name
 
-from blip_jax.models.layers import KEPT, by_parts
+from blip_jax.models.layers import by_parts
 from blip_jax.models.placement import on_several_devices
 from blip_jax.models.products import contract, contract_by_rows
+
+# What is as wide as the source for every query and head, the gradient computes again.
+_again = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 def pays(queries: int, tokens: int, head_width: int) -> bool:
@@ -50,30 +53,38 @@ class Absorbed:
     ) -> jax.Array:
         """As `attention.attend` with keys and values of the source: query [B, H, T, D], a mask
         bool [B, 1, 1, S] -> [B, H, T, D]."""
-        rows, heads, length, width = query.shape
+        heads, length, width = query.shape[1:]
 
-        def at_once(query: jax.Array, source: jax.Array) -> tuple[jax.Array, jax.Array]:
-            """[B, H * T, W] -> what each finds, [B, H * T, W], and how much of it."""
-            scores = contract_by_rows(query, source).astype(jnp.float32) * width**-0.5
+        @_again
+        def score(query: jax.Array, source: jax.Array) -> jax.Array:
+            """-> [B, H * T, S]."""
+            asked = contract("...td,...dw->...tw", _heads_first(query), self.key)
+            asked = _rows_first(asked, len(query)).reshape(len(query), heads * length, -1)
+            return contract_by_rows(asked, source)
+
+        @_again
+        def find(probs: jax.Array, source: jax.Array) -> jax.Array:
+            """[B, H * T, S] -> [B, H, T, D]."""
+            found = contract("...ts,...sw->...tw", probs, source)
+            found, share = (
+                _heads_first(x.reshape(len(x), heads, length, -1))
+                for x in (found, probs.sum(-1, keepdims=True))
+            )
+            y = contract_by_rows(found, self.value) + share * self.bias
+            return _rows_first(y, len(probs))
+
+        def at_once(query: jax.Array, source: jax.Array) -> jax.Array:
+            scores = score(query, source).astype(jnp.float32) * width**-0.5
             if mask is not None:
                 scores = jnp.where(mask[:, 0], scores, jnp.finfo(jnp.float32).min)
             probs = jax.nn.softmax(scores, axis=-1)
-            probs = (probs if drop is None else drop(probs)).astype(source.dtype)
-            return contract("...ts,...sw->...tw", probs, source), probs.sum(-1, keepdims=True)
+            return find((probs if drop is None else drop(probs)).astype(source.dtype), source)
 
-        asked = contract("...td,...dw->...tw", _heads_first(query), self.key)
-        asked = _rows_first(asked, rows).reshape(rows, heads * length, -1)
         if mask is not None or drop is not None or on_several_devices():
-            found, share = at_once(asked, self.source)
-        else:
-            scores = heads * length * self.source.shape[1] * 4
-            found, share = by_parts(at_once, scores, asked, self.source)
-        found, share = (
-            _heads_first(x.reshape(rows, heads, length, -1))
-            for x in (checkpoint_name(found, KEPT), share)
-        )
-        y = contract_by_rows(found, self.value) + share * self.bias
-        return _rows_first(y, rows)
+            return at_once(query, self.source)
+        scores = heads * length * self.source.shape[1] * 4
+        y: jax.Array = by_parts(at_once, scores, query, self.source)
+        return y
 
 
 def _heads_first(x: jax.Array) -> jax.Array:

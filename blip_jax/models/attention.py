@@ -115,13 +115,26 @@ class Attention(nn.Module):
         self, x: jax.Array, source: jax.Array | Seen, mask: jax.Array | None, deterministic: bool
     ) -> jax.Array:
         """x [B, T, W] asks a source [B, S, W'], or what `read` made of it, -> [B, T, W]."""
+        return self.answer(self.ask(x), source, mask, deterministic)
+
+    def ask(self, x: jax.Array) -> jax.Array:
+        """x [B, T, W] -> queries [B, H, T, D]."""
+        return self.split(self.query(x))
+
+    def answer(
+        self,
+        query: jax.Array,
+        source: jax.Array | Seen,
+        mask: jax.Array | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Of queries [B, H, T, D] what `__call__` gives of the x that they are of."""
         drop = None
         if self.dropout > 0 and not deterministic:
             rng = self.make_rng("dropout")
             drop = functools.partial(self.drop, deterministic=False, rng=rng)
-        query = self.split(self.query(x))
         if isinstance(source, jax.Array):
-            y = attend_once(query, self.read(source, x.shape[1]), mask, drop)
+            y = attend_once(query, self.read(source, query.shape[2]), mask, drop)
         elif isinstance(source, Absorbed):
             y = source.attend(query, mask, drop)
         else:

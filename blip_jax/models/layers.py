@@ -1,5 +1,6 @@
 """What both towers are made of beside attention: maps on 2-D kernels, the MLP, normalisation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,10 @@ def by_parts(function: Callable[..., Any], bytes_each: int, *arrays: jax.Array) 
     return jax.lax.platform_dependent(*arrays, cpu=few, default=function)
 
 
+# What such a function of a module computes on the way to its products, a gradient computes again.
+again = functools.partial(nn.remat, prevent_cse=False)
+
+
 class Mlp(nn.Module):
     """Two linear maps with an exact (erf) GELU between, and the `norm` of the branch."""
 
@@ -107,11 +112,20 @@ class Mlp(nn.Module):
         self.norm = Norm(self.norm_eps, self.dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self.narrow(self.widen(x))
+
+    def widen(self, x: jax.Array) -> jax.Array:
+        """x [..., width] -> what GELU takes, [..., hidden]."""
+        return on_mesh(self.up(x), "tensor")
+
+    def narrow(self, hidden: jax.Array) -> jax.Array:
+        """[..., hidden] -> [..., width]."""
+
         def go_on(mlp: Any, hidden: jax.Array) -> jax.Array:
             return mlp.down(gelu(hidden))
 
-        # A gradient takes the widest values of a block: of them, those before GELU alone are kept.
-        y: jax.Array = nn.remat(go_on, prevent_cse=False)(self, on_mesh(self.up(x), "tensor"))
+        # A block's widest values: of them, those before GELU alone are kept for the gradient.
+        y: jax.Array = again(go_on)(self, hidden)
         return y
 
 

@@ -1,12 +1,14 @@
 """The image tower: a Vision Transformer (the original's `models/vit.py`)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, VisionConfig
-from blip_jax.models.attention import Attention
-from blip_jax.models.layers import Mlp, Norm, normal, stacked
+from blip_jax.models.attention import Attention, KeysValues
+from blip_jax.models.layers import Mlp, Norm, again, normal, stacked
 from blip_jax.models.placement import on_mesh
 
 
@@ -38,11 +40,17 @@ class VisionBlock(nn.Module):
         self.drop_path = DropPath(self.deterministic or c.drop_path == 0)
 
     def __call__(self, x: jax.Array, rate: jax.Array) -> tuple[jax.Array, None]:
-        h = self.attention.norm(x)
-        h = self.attention(h, self.attention.keys_values(h), None, self.deterministic)
+        def asked(block: Any, x: jax.Array) -> tuple[jax.Array, KeysValues]:
+            h = block.attention.norm(x)
+            return block.attention.ask(h), block.attention.keys_values(h)
+
+        def widened(block: Any, x: jax.Array) -> jax.Array:
+            return block.mlp.widen(block.mlp.norm(x))
+
+        h = self.attention.answer(*again(asked)(self, x), None, self.deterministic)
         x = x + self.drop_path(h, rate)
-        x = x + self.drop_path(self.mlp(self.mlp.norm(x)), rate)
-        return on_mesh(x), None
+        h = self.mlp.narrow(again(widened)(self, x))
+        return on_mesh(x + self.drop_path(h, rate)), None
 
 
 class VisionTransformer(nn.Module):
