@@ -6,19 +6,15 @@ kernel afterwards: the same sums in another order ("absorbed" in DeepSeek-V2, ar
 section 2.1.2).
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from blip_jax.models.layers import by_parts
+from blip_jax.models.layers import again, by_parts
 from blip_jax.models.placement import on_several_devices
 from blip_jax.models.products import contract, contract_by_rows
-
-# What is as wide as the source for every query and head, the gradient computes again.
-_again = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
 def pays(queries: int, tokens: int, head_width: int) -> bool:
@@ -55,14 +51,15 @@ class Absorbed:
         bool [B, 1, 1, S] -> [B, H, T, D]."""
         heads, length, width = query.shape[1:]
 
-        @_again
+        # What is as wide as the source for every query and head, a gradient does not keep.
+        @again
         def score(query: jax.Array, source: jax.Array) -> jax.Array:
             """-> [B, H * T, S]."""
             asked = contract("...td,...dw->...tw", _heads_first(query), self.key)
             asked = _rows_first(asked, len(query)).reshape(len(query), heads * length, -1)
             return contract_by_rows(asked, source)
 
-        @_again
+        @again
         def find(probs: jax.Array, source: jax.Array) -> jax.Array:
             """[B, H * T, S] -> [B, H, T, D]."""
             found = contract("...ts,...sw->...tw", probs, source)

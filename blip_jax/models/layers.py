@@ -21,6 +21,10 @@ normal = nn.initializers.normal(INITIAL_STD)
 
 KEPT = "product"  # the name of what `remat="dots"` does not compute again
 
+# What such a function, or one of a module, computes on its way, a gradient computes again.
+again = functools.partial(jax.checkpoint, prevent_cse=False)
+module_again = functools.partial(nn.remat, prevent_cse=False)
+
 CACHED = 2**23  # bytes that a processor's caches can be trusted to hold
 
 
@@ -83,18 +87,14 @@ def by_parts(function: Callable[..., Any], bytes_each: int, *arrays: jax.Array) 
     parts = next((n for n in range(1, rows) if rows % n == 0 and rows // n <= fit), rows)
     if parts <= 1 or on_several_devices():
         return function(*arrays)
-    again = jax.checkpoint(function, prevent_cse=False)
+    each = again(function)
 
     def few(*arrays: jax.Array) -> Any:
         split = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in arrays)
-        found = jax.lax.map(lambda part: again(*part), split)
+        found = jax.lax.map(lambda part: each(*part), split)
         return jax.tree.map(lambda y: y.reshape(rows, *y.shape[2:]), found)
 
     return jax.lax.platform_dependent(*arrays, cpu=few, default=function)
-
-
-# What such a function of a module computes on the way to its products, a gradient computes again.
-again = functools.partial(nn.remat, prevent_cse=False)
 
 
 class Mlp(nn.Module):
@@ -125,7 +125,7 @@ class Mlp(nn.Module):
             return mlp.down(gelu(hidden))
 
         # A block's widest values: of them, those before GELU alone are kept for the gradient.
-        y: jax.Array = again(go_on)(self, hidden)
+        y: jax.Array = module_again(go_on)(self, hidden)
         return y
 
 
@@ -137,7 +137,7 @@ def stacked(block: type[nn.Module], remat: Remat, unroll: int, **scan: Any) -> t
     """
     if remat != "none":
         policy = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(KEPT)}
-        block = nn.remat(block, prevent_cse=False, policy=policy[remat])
+        block = module_again(block, policy=policy[remat])
     return nn.scan(
         block,
         variable_axes={"params": 0},

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from blip_jax.config import BlipConfig, Dtype, VisionConfig
 from blip_jax.models.attention import Attention, KeysValues
-from blip_jax.models.layers import Mlp, Norm, again, normal, stacked
+from blip_jax.models.layers import Mlp, Norm, module_again, normal, stacked
 from blip_jax.models.placement import on_mesh
 
 
@@ -47,9 +47,9 @@ class VisionBlock(nn.Module):
         def widened(block: Any, x: jax.Array) -> jax.Array:
             return block.mlp.widen(block.mlp.norm(x))
 
-        h = self.attention.answer(*again(asked)(self, x), None, self.deterministic)
+        h = self.attention.answer(*module_again(asked)(self, x), None, self.deterministic)
         x = x + self.drop_path(h, rate)
-        h = self.mlp.narrow(again(widened)(self, x))
+        h = self.mlp.narrow(module_again(widened)(self, x))
         return on_mesh(x + self.drop_path(h, rate)), None
 
 
