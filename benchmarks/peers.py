@@ -89,7 +89,9 @@ class TorchPretrain(torch.nn.Module):
         for name in ("image", "text"):
             queue = F.normalize(torch.randn(queue_size, 256), dim=-1)
             self.register_buffer(f"{name}_queue", queue)
-        self.pointer, self.vocab = 0, text.vocab_size
+        # A tensor, for torch.compile would make a new step of every number.
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.vocab = text.vocab_size
 
     def features(self, towers, pixels, ids, mask):
         """Image tokens, and unit image and text features."""
@@ -155,7 +157,7 @@ class TorchPretrain(torch.nn.Module):
 
     @torch.no_grad()
     def enqueue(self, image: torch.Tensor, text: torch.Tensor) -> None:
-        where = torch.arange(self.pointer, self.pointer + len(image), device=image.device)
-        where %= len(self.image_queue)
+        size = len(self.image_queue)
+        where = (self.pointer + torch.arange(len(image), device=image.device)) % size
         self.image_queue[where], self.text_queue[where] = image, text
-        self.pointer = (self.pointer + len(image)) % len(self.image_queue)
+        self.pointer.add_(len(image)).remainder_(size)

@@ -109,6 +109,7 @@ def measure(name: str, args: Args) -> dict[str, Any]:
 def peak(name: str, side: str, args: Args) -> float:
     """Most memory, GiB, of a process that imports, builds and runs one side alone, twice."""
     given = [f"--{key}={getattr(args, key)}" for key in SETTINGS]
+    given += ["--compile"] * args.compile
     command = [sys.executable, __file__, name, f"--only={side}", *given]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
